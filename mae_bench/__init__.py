@@ -1,0 +1,1 @@
+"""A pytest-style robustness benchmark for vision models."""

@@ -1,0 +1,75 @@
+"""Models that ship with the package, built from timm's classes so that their weights are timm-native."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from timm.models.resnet import BasicBlock, ResNet
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+
+from mae_bench.suites import fashion_mnist
+
+WEIGHTS = Path(__file__).parent / "weights"
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A network and the preprocessing that it expects; ``build(classes)`` gives it with random weights."""
+
+    name: str
+    build: Callable[[int], nn.Module]
+    pretrained_cfg: dict[str, object]
+
+
+def _vit_28_patch4(classes: int) -> nn.Module:
+    return VisionTransformer(
+        img_size=28,
+        patch_size=4,
+        in_chans=1,
+        num_classes=classes,
+        global_pool="avg",
+        embed_dim=64,
+        depth=6,
+        num_heads=4,
+    )
+
+
+def _resnet_28(classes: int) -> nn.Module:
+    model = ResNet(BasicBlock, (1, 1, 1, 1), num_classes=classes, in_chans=1, channels=(16, 32, 64, 128))
+    # the stem for small images (He et al. 2016, section 4.2): no early stride, no pooling
+    model.conv1 = nn.Conv2d(1, 64, kernel_size=3, padding=1, bias=False)
+    model.maxpool = nn.Identity()
+    return model
+
+
+_PREPROCESSING_28: dict[str, object] = {
+    "input_size": (1, 28, 28),
+    "interpolation": "bilinear",
+    "crop_pct": 1.0,
+    "mean": fashion_mnist.MEAN,
+    "std": fashion_mnist.STD,
+}
+ARCHITECTURES = {
+    architecture.name: architecture
+    for architecture in (
+        Architecture("vit_28_patch4", _vit_28_patch4, _PREPROCESSING_28),
+        Architecture("resnet_28", _resnet_28, _PREPROCESSING_28),
+    )
+}
+
+
+def save_weights(model: nn.Module, name: str, architecture: str, folder: Path) -> Path:
+    """Write ``model`` as half-precision safetensors; the architecture's name travels in the file's metadata."""
+    path = folder / f"{name}.safetensors"
+    tensors = {
+        key: (value.half() if value.is_floating_point() else value).contiguous()
+        for key, value in model.state_dict().items()
+    }
+    save_file(tensors, path, metadata={"architecture": architecture})
+    return path

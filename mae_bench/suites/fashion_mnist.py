@@ -1,0 +1,34 @@
+"""Fashion-MNIST (Xiao et al. 2017, arXiv 1708.07747; MIT licence, Zalando SE): 28x28 greyscale, ten classes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from mae_bench.images import read_idx
+
+CLASSES = (
+    "t-shirt/top", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot",
+)  # fmt: skip
+MEAN = (0.2860,)
+"""Mean pixel of the training images, in [0, 1]."""
+STD = (0.3530,)
+"""Standard deviation of the training pixels, in [0, 1]."""
+BUNDLED = Path(__file__).parent / "data" / "fashion_mnist"
+
+
+def training_images(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """The 60,000 training images (N, 28, 28) uint8 and their labels (N,) int64.
+
+    Raises:
+        FileNotFoundError: ``folder`` does not hold the two idx files.
+    """
+    names = ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz")
+    for name in names:
+        if not (folder / name).is_file():
+            raise FileNotFoundError(
+                f"{folder / name} is missing: install Debian's package dataset-fashion-mnist "
+                "(its files lie in /usr/share/datasets/fashion-mnist) or name the folder with --data"
+            )
+    return read_idx(folder / names[0]), read_idx(folder / names[1]).astype(np.int64)
