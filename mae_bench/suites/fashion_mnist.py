@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
-from mae_bench.images import read_idx
+from mae_bench.images import content_hash, read_idx, stratified
+from mae_bench.suites import Suite, SuiteEntry, SuiteError
 
 CLASSES = (
     "t-shirt/top", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot",
@@ -32,3 +35,26 @@ def training_images(folder: Path) -> tuple[np.ndarray, np.ndarray]:
                 "(its files lie in /usr/share/datasets/fashion-mnist) or name the folder with --data"
             )
     return read_idx(folder / names[0]), read_idx(folder / names[1]).astype(np.int64)
+
+
+def load(entry: SuiteEntry, data: Path | None) -> Suite:
+    """The 10,000 bundled test images.
+
+    Raises:
+        SuiteError: the bundled files are not those that were published.
+    """
+    images = read_idx(BUNDLED / "t10k-images-idx3-ubyte.gz")
+    labels = read_idx(BUNDLED / "t10k-labels-idx1-ubyte.gz")
+    hashes = [content_hash(image.tobytes()) for image in images]
+    order, manifest = stratified(hashes, [int(label) for label in labels], CLASSES)
+    published = json.loads((BUNDLED / "manifest.json").read_text())
+    if published["manifest_hash"] != manifest.hash:
+        raise SuiteError(
+            f"the bundled images in {BUNDLED} hash to {manifest.hash}, not to {published['manifest_hash']}: "
+            "install mae_bench again"
+        )
+
+    def read(position: int) -> Image.Image:
+        return Image.fromarray(images[order[position]])
+
+    return Suite(entry, manifest, MEAN, read)

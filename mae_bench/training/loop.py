@@ -55,10 +55,8 @@ def train(recipe: Recipe, data: Path, out: Path, report: Report = print) -> Path
         curve["phases"]["pretraining"] = pretraining.run(
             autoencoder, lambda x, _: autoencoder(normalised(x)), images[training], labels[training], None, report
         )
-        encoder = {k: v for k, v in autoencoder.encoder.state_dict().items() if not k.startswith(("norm.", "head."))}
-        missing, unexpected = model.load_state_dict(encoder, strict=False)
-        left_random = {key.split(".")[0] for key in missing}
-        if unexpected or left_random != {"fc_norm", "head"}:
+        missing, unexpected = model.load_state_dict(autoencoder.encoder.state_dict(), strict=False)
+        if unexpected or {key.split(".")[0] for key in missing} != {"head"}:
             raise RuntimeError(f"the pretrained encoder does not fit the classifier: {missing=}, {unexpected=}")
 
     optimisation = classification_of(recipe)

@@ -1,0 +1,92 @@
+"""Cells of the evaluation matrix: one model x one degradation at one level. The only place that formats or parses their ids."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+FAMILIES = ("clean", "blur", "occlusion", "token_drop", "imagenet_c", "c_extra", "cbar", "geometry")
+"""A row's family is the family of the file that holds its test."""
+
+GROUPS = ("noise", "weather", "digital")
+"""Further marks that ImageNet-C cells carry beside their family (``blur`` is both)."""
+
+MARKS = (*FAMILIES, *GROUPS, "representation")
+
+_LEVEL = re.compile(r"s[1-5]|\d+\.\d\d")
+
+
+@dataclass(frozen=True, order=True)
+class Level:
+    """How strong a degradation is: pixels or a fraction with two decimals, or an ImageNet-C severity.
+
+    >>> str(Level(0.5)), str(Level(3, severity=True)), Level.parse("2.00")
+    ('0.50', 's3', Level(value=2.0, severity=False))
+    """
+
+    value: float
+    severity: bool = False
+
+    def __str__(self) -> str:
+        return f"s{self.value:.0f}" if self.severity else f"{self.value:.2f}"
+
+    @classmethod
+    def parse(cls, text: str) -> Level:
+        """The level that ``text`` names.
+
+        Raises:
+            ValueError: ``text`` is neither ``s1`` to ``s5`` nor a number with two decimals.
+        """
+        if not _LEVEL.fullmatch(text):
+            raise ValueError(f"{text!r} is not a level: write s1 to s5, or a number with two decimals such as 0.50")
+        return cls(float(text[1:]), severity=True) if text[0] == "s" else cls(float(text))
+
+
+@dataclass(frozen=True, order=True)
+class Cell:
+    """One entry of the matrix; its id is the bracketed part of the pytest node id.
+
+    >>> Cell.parse("mae_ft_s0-random_patch-0.50")
+    Cell(model='mae_ft_s0', degradation='random_patch', level=Level(value=0.5, severity=False))
+    >>> Cell.parse("mae_ft_s0-random_patch-0.50").id
+    'mae_ft_s0-random_patch-0.50'
+    """
+
+    model: str
+    degradation: str
+    level: Level
+
+    @property
+    def id(self) -> str:
+        return f"{self.model}-{self.condition}"
+
+    @property
+    def condition(self) -> str:
+        """Degradation and level without the model, as in ``random_patch-0.50``."""
+        return f"{self.degradation}-{self.level}"
+
+    @classmethod
+    def parse(cls, text: str) -> Cell:
+        """The cell whose id is ``text``.
+
+        Raises:
+            ValueError: ``text`` is not ``model-degradation-level``.
+        """
+        parts = text.rsplit("-", 2)
+        if len(parts) != 3 or not all(parts):
+            raise ValueError(f"{text!r} is not the id of a cell: expected model-degradation-level")
+        return cls(parts[0], parts[1], Level.parse(parts[2]))
+
+
+def near_name(name: str, known: Iterable[str]) -> str:
+    """A hint for an error message about an unknown ``name``.
+
+    >>> near_name("fashon_mnist", ["fashion_mnist", "imagefolder"])
+    'did you mean fashion_mnist? Known: fashion_mnist, imagefolder'
+    """
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1)
+    listing = f"Known: {', '.join(names)}" if names else "None is known"
+    return f"did you mean {close[0]}? {listing}" if close else listing

@@ -1,0 +1,128 @@
+"""Loaded models, one at a time."""
+
+from __future__ import annotations
+
+import gc
+import sys
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from types import GeneratorType
+
+import torch
+
+from mae_bench.models import ModelError
+from mae_bench.models.classifier import Classifier
+from mae_bench.models.registry import ModelEntry
+from mae_bench.models.taps import Taps, taps_of
+
+
+@dataclass
+class LoadedModel:
+    """A model on its device, in evaluation mode. ``returned`` is what its fixture gave."""
+
+    entry: ModelEntry
+    returned: object
+    classifier: Classifier
+    taps: Taps
+    outputs: int
+    parameters: int
+    weights_hash: str
+
+
+class Pool:
+    """Holds at most one model; asking for another releases the one before it."""
+
+    def __init__(self, device: str) -> None:
+        self.device = torch.device(device)
+        self._loaded: LoadedModel | None = None
+        self._cleanup: Generator[object, None, None] | None = None
+        self._failed: dict[str, ModelError] = {}
+
+    def load(self, entry: ModelEntry, build: Callable[[], object]) -> LoadedModel:
+        """The model of ``entry``, built unless it is the one held. ``build`` returns it, or a generator that
+        yields it and then cleans up. A model that failed once fails again without being built.
+
+        Raises:
+            ModelError: ``build`` raised, or gave what cannot be evaluated.
+        """
+        if self._loaded is not None and self._loaded.entry.name == entry.name:
+            return self._loaded
+        self.release()
+        if entry.name in self._failed:
+            raise self._failed[entry.name]
+        try:
+            self._loaded = self._build(entry, build)
+        except ModelError as error:
+            self._failed[entry.name] = error
+            self.release()
+            raise
+        return self._loaded
+
+    def _build(self, entry: ModelEntry, build: Callable[[], object]) -> LoadedModel:
+        try:
+            returned = build()
+            if isinstance(returned, GeneratorType):
+                self._cleanup = returned
+                returned = next(returned)
+        except Exception as error:
+            raise ModelError(f"model fixture {entry.name!r} raised {type(error).__name__}: {error}") from error
+        classifier = Classifier.of(entry.name, returned)
+        tensors = [*classifier.parameters(), *classifier.buffers()]
+        elsewhere = {t.device for t in tensors} - {self.device, torch.device("cpu")}
+        if elsewhere:
+            raise ModelError(
+                f"model {entry.name!r} has tensors on {', '.join(sorted(map(str, elsewhere)))}, but the run is on "
+                f"{self.device}: leave it on the CPU (it is moved) or choose --mae-device"
+            )
+        classifier = classifier.to(self.device).eval()
+        view = classifier.view
+        example = torch.zeros(2, classifier.channels, view.height, view.width, device=self.device)
+        try:
+            with torch.inference_mode():
+                logits = classifier(example)
+        except Exception as error:
+            raise ModelError(
+                f"model {entry.name!r} cannot evaluate images of {tuple(example.shape[1:])}: {error}; "
+                "check input_size in its preprocessing"
+            ) from error
+        if not isinstance(logits, torch.Tensor) or logits.ndim != 2 or len(logits) != 2:
+            shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+            raise ModelError(f"model {entry.name!r} gave logits of shape {shape} for 2 images; expected (2, classes)")
+        return LoadedModel(
+            entry=entry,
+            returned=returned,
+            classifier=classifier,
+            taps=taps_of(classifier.module, example),
+            outputs=logits.shape[1],
+            parameters=sum(p.numel() for p in classifier.parameters()),
+            weights_hash=classifier.weights_hash(),
+        )
+
+    def release(self) -> None:
+        """Let the held model go and run its fixture's clean-up.
+
+        Raises:
+            ModelError: the clean-up raised, or yielded again.
+        """
+        if self._loaded is None and self._cleanup is None:
+            return
+        name = self._loaded.entry.name if self._loaded is not None else "?"
+        self._loaded = None
+        # a failed test keeps its frames, and with them the model, alive for post-mortem debuggers
+        for attribute in ("last_type", "last_value", "last_traceback", "last_exc"):
+            if hasattr(sys, attribute):
+                delattr(sys, attribute)
+        cleanup, self._cleanup = self._cleanup, None
+        try:
+            if cleanup is not None and next(cleanup, cleanup) is not cleanup:
+                raise ModelError(f"model fixture {name!r} yields more than once")
+        except ModelError:
+            raise
+        except Exception as error:
+            raise ModelError(
+                f"model fixture {name!r} raised {type(error).__name__} in its clean-up: {error}"
+            ) from error
+        finally:
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()

@@ -1,0 +1,180 @@
+"""Tokens and attention heads of a network, read by forward hooks while it classifies.
+
+Token kinds: ``cls`` (the class token), ``mean_patch`` (mean over patch tokens, or the spatial mean of a CNN
+stage) and ``patch`` (every patch token). Layer 0 is the input of the first block, layers 1 to L follow the
+blocks or stages, layer L + 1 is what the head reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+KINDS = ("cls", "mean_patch", "patch")
+
+
+@dataclass
+class Features:
+    """What one forward pass left behind.
+
+    ``tokens[layer, kind]`` is (B, D), for ``patch`` (B, P, D); ``heads[block, kind]`` is the output of the
+    heads before the output projection, (B, heads, d), for ``patch`` (B, P, heads, d).
+    """
+
+    tokens: dict[tuple[int, str], Tensor] = field(default_factory=dict)
+    heads: dict[tuple[int, str], Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def concatenated(cls, parts: list[Features]) -> Features:
+        return cls(
+            {key: torch.cat([part.tokens[key] for part in parts]) for key in parts[0].tokens},
+            {key: torch.cat([part.heads[key] for part in parts]) for key in parts[0].heads},
+        )
+
+
+class Taps:
+    """No tap: the base, and the reading of an architecture that is not known. ``reason`` says why."""
+
+    blocks = 0
+
+    def __init__(self, reason: str) -> None:
+        self.reason: str | None = reason
+        self.head_reason: str | None = reason
+
+    @contextmanager
+    def capture(self, patches: bool) -> Iterator[Features]:
+        """Features of the forward passes run inside; ``patches`` asks for the ``patch`` kind too."""
+        features = Features()
+        handles: list[RemovableHandle] = []
+        try:
+            self._attach(features, patches, handles)
+            yield features
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _attach(self, features: Features, patches: bool, handles: list[RemovableHandle]) -> None:
+        """Register the hooks that fill ``features``."""
+
+
+class TransformerTaps(Taps):
+    """Taps of a timm ``VisionTransformer``, pooled by class token or by average."""
+
+    def __init__(self, model: VisionTransformer) -> None:
+        self.model = model
+        self.blocks = len(model.blocks)
+        self.reason = None
+        self.prefix = model.num_prefix_tokens
+        self.has_cls = model.cls_token is not None
+        attentions = [getattr(block, "attn", None) for block in model.blocks]
+        known = all(
+            isinstance(getattr(a, "proj", None), nn.Linear) and isinstance(getattr(a, "num_heads", None), int)
+            for a in attentions
+        )
+        self.head_reason = None if known else f"the attention of {type(model).__name__} has no output projection to tap"
+
+    def _attach(self, features: Features, patches: bool, handles: list[RemovableHandle]) -> None:
+        def keep(layer: int, tokens: Tensor) -> None:
+            if self.has_cls:
+                features.tokens[layer, "cls"] = tokens[:, 0].float()
+            body = tokens[:, self.prefix :].float()
+            features.tokens[layer, "mean_patch"] = body.mean(1)
+            if patches:
+                features.tokens[layer, "patch"] = body
+
+        def keep_heads(block: int, heads: int, outputs: Tensor) -> None:
+            outputs = outputs.unflatten(-1, (heads, -1)).float()
+            if self.has_cls:
+                features.heads[block, "cls"] = outputs[:, 0]
+            body = outputs[:, self.prefix :]
+            features.heads[block, "mean_patch"] = body.mean(1)
+            if patches:
+                features.heads[block, "patch"] = body
+
+        model = self.model
+        handles.append(model.blocks[0].register_forward_pre_hook(lambda _, args: keep(0, args[0])))
+        for index, block in enumerate(model.blocks, start=1):
+            handles.append(block.register_forward_hook(lambda _, __, out, layer=index: keep(layer, out)))
+            if self.head_reason is None:
+                attention = block.attn
+                handles.append(
+                    attention.proj.register_forward_pre_hook(
+                        lambda _, args, block=index, heads=attention.num_heads: keep_heads(block, heads, args[0])
+                    )
+                )
+        last = self.blocks + 1
+        if isinstance(model.fc_norm, nn.Identity):
+            handles.append(model.norm.register_forward_hook(lambda _, __, out: keep(last, out)))
+        else:  # average pooling: the head reads the normalised mean patch token, and no other
+
+            def keep_pooled(pooled: Tensor) -> None:
+                features.tokens[last, "mean_patch"] = pooled.float()
+
+            handles.append(model.fc_norm.register_forward_hook(lambda _, __, out: keep_pooled(out)))
+
+
+class StageTaps(Taps):
+    """Taps of a timm CNN: the spatial mean of each stage, and what the classifier reads."""
+
+    head_reason = "a convolutional network has no attention heads"
+
+    def __init__(self, stages: list[nn.Module], classifier: nn.Module) -> None:
+        self.stages = stages
+        self.classifier = classifier
+        self.blocks = len(stages)
+        self.reason = None
+
+    def _attach(self, features: Features, patches: bool, handles: list[RemovableHandle]) -> None:
+        def keep(layer: int, values: Tensor) -> None:
+            features.tokens[layer, "mean_patch"] = (
+                values.flatten(2).float().mean(-1) if values.ndim == 4 else values.float()
+            )
+
+        for index, stage in enumerate(self.stages, start=1):
+            handles.append(stage.register_forward_hook(lambda _, __, out, layer=index: keep(layer, out)))
+        last = self.blocks + 1
+        handles.append(self.classifier.register_forward_pre_hook(lambda _, args: keep(last, args[0])))
+
+
+def taps_of(module: nn.Module, example: Tensor) -> Taps:
+    """The taps that fit ``module``; ``example`` (B, C, H, W) is a normalised batch to try them on."""
+    if type(module).__name__ == "VisionTransformer" and isinstance(module, VisionTransformer):
+        if module.attn_pool is not None:
+            return Taps("a VisionTransformer with attention pooling has no fixed last token to read")
+        return TransformerTaps(module)
+    stages = _stages(module, example)
+    if stages is not None:
+        return StageTaps(stages, module.get_classifier())
+    return Taps(f"the layers of {type(module).__name__} are not tapped")
+
+
+def _stages(module: nn.Module, example: Tensor) -> list[nn.Module] | None:
+    """The stage modules that timm names for ``module``, if each gives (B, C, h, w) with the channels it declares."""
+    info = getattr(module, "feature_info", None)
+    named = dict(module.named_modules())
+    if not info or not isinstance(getattr(module, "get_classifier", lambda: None)(), nn.Linear):
+        return None
+    stages = [(named.get(stage["module"]), stage["num_chs"]) for stage in info]
+    outputs: dict[int, object] = {}
+    handles = [
+        stage.register_forward_hook(lambda _, __, out, i=i: outputs.__setitem__(i, out))
+        for i, (stage, _) in enumerate(stages)
+        if stage is not None
+    ]
+    try:
+        with torch.inference_mode():
+            module(example)
+    finally:
+        for handle in handles:
+            handle.remove()
+    for i, (_, channels) in enumerate(stages):
+        out = outputs.get(i)
+        if not isinstance(out, Tensor) or out.ndim != 4 or out.shape[1] != channels:
+            return None
+    return [stage for stage, _ in stages if stage is not None]

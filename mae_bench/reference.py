@@ -1,0 +1,97 @@
+"""What the clean pass of a model leaves behind for its degraded cells: memory-mapped features and calibration."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mae_bench.images import BLOCK, PROBE_BLOCKS
+from mae_bench.indicators import retention
+from mae_bench.indicators.alignment import is_constant
+from mae_bench.models.taps import Features
+
+Key = tuple[int, str]
+
+
+class Reference:
+    """Clean features of one model on the first ``images`` of a suite, in files below ``folder``.
+
+    Pooled tokens and packed activity are kept for all images, the ``patch`` kind for the probe subset alone.
+    Blocks are added in order; once the probe blocks are in, :attr:`centers` (clean mean per layer and kind),
+    :attr:`thresholds` (per block, kind and head) and :attr:`constant` (layers and kinds that are the same for
+    every image) are fixed.
+    """
+
+    def __init__(self, folder: Path, images: int) -> None:
+        self.folder = folder
+        self.images = images
+        self.probe = min(images, PROBE_BLOCKS * BLOCK)
+        self.centers: dict[Key, Tensor] = {}
+        self.thresholds: dict[Key, Tensor] = {}
+        self.constant: set[Key] = set()
+        self.head_shapes: dict[Key, tuple[int, ...]] = {}
+        self.prediction = np.zeros(images, dtype=np.int64)
+        self._tokens: dict[Key, np.memmap] = {}
+        self._active: dict[Key, np.memmap] = {}
+        self._probe_heads: dict[Key, np.memmap] = {}
+        folder.mkdir(parents=True)
+
+    def in_probe(self, start: int) -> bool:
+        return start < self.probe
+
+    def add(self, start: int, features: Features) -> None:
+        """Keep the features of the block that begins at image ``start``."""
+        for key, values in features.tokens.items():
+            rows = self.probe if key[1] == "patch" else self.images
+            store = self._store(self._tokens, "tokens", key, (rows, *values.shape[1:]), np.float32)
+            store[start : start + len(values)] = values.cpu().numpy()
+        if self.in_probe(start):
+            for key, values in features.heads.items():
+                store = self._store(self._probe_heads, "heads", key, (self.probe, *values.shape[1:]), np.float32)
+                store[start : start + len(values)] = values.cpu().numpy()
+                self.head_shapes[key] = tuple(values.shape[1:])
+            if start + BLOCK >= self.probe:
+                self._calibrate()
+        else:
+            self._keep_active(start, features.heads)
+
+    def tokens(self, key: Key, start: int, stop: int) -> Tensor:
+        return torch.from_numpy(np.array(self._tokens[key][start:stop]))
+
+    def active(self, key: Key, start: int, stop: int) -> Tensor:
+        return retention.unpacked(np.asarray(self._active[key][start:stop]), self.head_shapes[key])
+
+    def _calibrate(self) -> None:
+        for key, store in self._tokens.items():
+            clean = torch.from_numpy(np.array(store[: self.probe]))
+            self.centers[key] = clean.mean(0)
+            if is_constant(clean):
+                self.constant.add(key)
+        for key, store in self._probe_heads.items():
+            self.thresholds[key] = torch.from_numpy(retention.thresholds(np.asarray(store)))
+        for start in range(0, self.probe, BLOCK):
+            stop = min(start + BLOCK, self.probe)
+            self._keep_active(
+                start, {k: torch.from_numpy(np.array(v[start:stop])) for k, v in self._probe_heads.items()}
+            )
+        for key in list(self._probe_heads):
+            path = Path(str(self._probe_heads.pop(key).filename))
+            path.unlink()
+
+    def _keep_active(self, start: int, heads: dict[Key, Tensor]) -> None:
+        for key, outputs in heads.items():
+            bits = retention.packed(retention.active(outputs.cpu(), self.thresholds[key]))
+            rows = self.probe if key[1] == "patch" else self.images
+            store = self._store(self._active, "active", key, (rows, bits.shape[1]), np.uint8)
+            store[start : start + len(bits)] = bits
+
+    def _store(
+        self, stores: dict[Key, np.memmap], what: str, key: Key, shape: tuple[int, ...], dtype: type
+    ) -> np.memmap:
+        if key not in stores:
+            path = self.folder / f"{what}-{key[0]}-{key[1]}.bin"
+            stores[key] = np.memmap(path, mode="w+", dtype=dtype, shape=shape)
+        return stores[key]

@@ -1,0 +1,149 @@
+"""The row of a finished cell: plain scalars under a schema version."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, get_args
+
+SCHEMA_VERSION = 1
+
+Status = Literal["ok", "partial", "not_applicable"]
+
+
+@dataclass(frozen=True)
+class ResultRow:
+    """What was measured in one cell. ``None`` is the only "not applicable"; rates are in [0, 1].
+
+    ``status`` is ``partial`` where fewer than ``n_expected`` images of the suite were evaluated. Layer
+    indicators are those of the last block. ``seed`` is that of the degradation.
+
+    Raises:
+        ValueError: a field is NaN, infinite, or not a plain Python scalar; the message names the field.
+    """
+
+    suite: str
+    model: str
+    family: str
+    degradation: str
+    level: float
+    unit: str
+    condition: str
+    status: Status
+    n: int
+    n_expected: int
+    top1: float | None
+    top1_low: float | None
+    top1_high: float | None
+    top5: float | None
+    top5_low: float | None
+    top5_high: float | None
+    nll: float | None
+    ece: float | None
+    retained: float | None
+    flip_rate: float | None
+    near_ties: int | None
+    alignment_cls: float | None
+    alignment_mean_patch: float | None
+    alignment_centered_cls: float | None
+    alignment_centered_mean_patch: float | None
+    correlation_cls: float | None
+    correlation_mean_patch: float | None
+    retention: float | None
+    retention_adjusted: float | None
+    newly_active: float | None
+    seconds: float
+    images_per_second: float | None
+    device: str
+    dtype: str
+    batch_size: int
+    threads: int
+    seed: int
+    subset: str
+    view: str
+    classes: int
+    degradation_version: int
+    indicator_version: int
+    manifest_hash: str
+    label_map: str
+    weights_hash: str
+    preprocessing: str
+    parameters: int
+    torch_version: str
+    mae_bench_version: str
+    run_id: str
+    schema_version: int = SCHEMA_VERSION
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value is not None and type(value) not in (str, int, float):
+                raise ValueError(
+                    f"row field {field.name!r} holds {type(value).__name__}, not a plain str, int or float"
+                )
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"row field {field.name!r} is {value}: a result that is not finite is not a result")
+        if self.status not in get_args(Status):
+            raise ValueError(f"row field 'status' is {self.status!r}, not one of {', '.join(get_args(Status))}")
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, record: dict[str, Any]) -> ResultRow:
+        """The row that ``record`` holds, upgraded to the current schema.
+
+        Raises:
+            ValueError: fields are missing or unknown, or the schema is newer than this package.
+        """
+        record = upgrade(record)
+        names = {field.name for field in fields(cls)}
+        if missing := names - record.keys():
+            raise ValueError(f"row lacks the fields {', '.join(sorted(missing))}")
+        if unknown := record.keys() - names:
+            raise ValueError(f"row has unknown fields {', '.join(sorted(unknown))}")
+        return cls(**record)
+
+
+def upgrade(record: dict[str, Any]) -> dict[str, Any]:
+    """``record`` in the current schema.
+
+    Raises:
+        ValueError: the record carries no schema version, or one that this package does not know.
+    """
+    version = record.get("schema_version")
+    if not isinstance(version, int) or not 1 <= version <= SCHEMA_VERSION:
+        raise ValueError(
+            f"row schema {version!r} is not known here (known: 1 to {SCHEMA_VERSION}): "
+            "use the mae_bench version that wrote it, or a newer one"
+        )
+    return record
+
+
+IDENTITY = (
+    "suite",
+    "model",
+    "degradation",
+    "level",
+    "unit",
+    "manifest_hash",
+    "label_map",
+    "weights_hash",
+    "preprocessing",
+    "degradation_version",
+    "seed",
+    "dtype",
+    "device",
+    "view",
+    "subset",
+    "schema_version",
+    "indicator_version",
+    "torch_version",
+    "mae_bench_version",
+)
+"""Fields that must agree before a finished cell is taken for another."""
+
+
+def identity_difference(row: ResultRow, other: dict[str, Any]) -> list[str]:
+    """Names of the identity fields in which ``row`` and ``other`` (field to value) differ."""
+    return [name for name in IDENTITY if name in other and getattr(row, name) != other[name]]

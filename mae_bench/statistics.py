@@ -1,0 +1,130 @@
+"""Statistics of proportions and of paired outcomes, thin over scipy and statsmodels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+
+
+def wilson(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Wilson score interval of a proportion (Wilson 1927), in [0, 1].
+
+    Raises:
+        ValueError: no trials, or successes outside 0..trials.
+
+    >>> low, high = wilson(700, 1000)
+    >>> round(low, 4), round(high, 4)
+    (0.6709, 0.7276)
+    """
+    from statsmodels.stats.proportion import proportion_confint
+
+    if trials <= 0 or not 0 <= successes <= trials:
+        raise ValueError(f"{successes} successes of {trials} trials have no proportion")
+    low, high = proportion_confint(successes, trials, alpha=1 - confidence, method="wilson")
+    # the bounds of an extreme proportion may miss it by a rounding error
+    return min(float(low), successes / trials), max(float(high), successes / trials)
+
+
+@lru_cache(maxsize=4096)
+def mcnemar(lost: int, gained: int) -> float:
+    """Exact one-sided McNemar p-value (McNemar 1947) that losses outweigh gains.
+
+    ``lost`` images were right before and are wrong now, ``gained`` the reverse; without any discordant
+    image the p-value is 1.
+
+    >>> mcnemar(5, 0)
+    0.03125
+    """
+    from scipy.stats import binomtest
+
+    discordant = lost + gained
+    if discordant == 0:
+        return 1.0
+    return float(binomtest(lost, discordant, 0.5, alternative="greater").pvalue)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm-adjusted p-values (Holm 1979) in the given order."""
+    from statsmodels.stats.multitest import multipletests
+
+    if not p_values:
+        return []
+    return [float(p) for p in multipletests(list(p_values), method="holm")[1]]
+
+
+def paired_drop_upper(lost: int, gained: int, images: int, confidence: float = 0.95) -> float:
+    """Upper end of the one-sided interval of the drop ``(lost - gained) / images``.
+
+    Tango's score interval (Tango 1998, Statistics in Medicine 17:891) of a paired difference: unlike
+    Wald's it does not collapse where few predictions changed.
+
+    Raises:
+        ValueError: no images, or more discordant images than images.
+
+    >>> round(paired_drop_upper(0, 0, 1000), 4)
+    0.0027
+    """
+    from scipy.optimize import brentq
+    from scipy.stats import norm
+
+    if images <= 0 or lost < 0 or gained < 0 or lost + gained > images:
+        raise ValueError(f"{lost} lost and {gained} gained of {images} images is impossible")
+    z = float(norm.ppf(confidence))
+
+    def score(delta: float) -> float:
+        # maximum-likelihood share of gains under a drop of exactly delta
+        a = 2.0 * images
+        b = -lost - gained + (2.0 * images - lost + gained) * delta
+        c = -gained * delta * (1.0 - delta)
+        share = max(0.0, (np.sqrt(max(b * b - 4 * a * c, 0.0)) - b) / (2 * a))
+        variance = images * (2 * share + delta * (1 - delta))
+        return float((lost - gained - images * delta) / np.sqrt(variance)) + z
+
+    estimate = (lost - gained) / images
+    if estimate >= 1.0:
+        return 1.0
+    low = max(estimate, -1 + 1e-12) + 1e-12
+    return float(brentq(score, low, 1 - 1e-12))
+
+
+def detectable_drop(images: int, discordance: float, alpha: float, power: float = 0.8) -> float | None:
+    """Smallest true drop that exact one-sided McNemar finds with ``power``, as a fraction; None if none.
+
+    ``discordance`` is the share of images whose outcome changes. For planning; it decides nothing.
+    """
+    from scipy.stats import binom
+
+    counts = np.arange(images + 1)
+    weight = binom.pmf(counts, images, discordance)
+    likely = counts[weight > 1e-9]
+    critical = [int(binom.isf(alpha, int(k), 0.5)) + 1 for k in likely]
+
+    def reached(drop: float) -> float:
+        share = 0.5 * (1 + drop / discordance)
+        return float(sum(weight[k] * binom.sf(c - 1, k, share) for k, c in zip(likely, critical, strict=True)))
+
+    if reached(discordance) < power:
+        return None
+    low, high = 0.0, discordance
+    for _ in range(30):
+        middle = (low + high) / 2
+        low, high = (low, middle) if reached(middle) >= power else (middle, high)
+    return high
+
+
+def block_interval(
+    block_means: Sequence[float], weights: Sequence[int], confidence: float = 0.95
+) -> tuple[float, float] | None:
+    """Interval of a mean over images from its means over blocks (Student's t); None under four blocks."""
+    from scipy.stats import t
+
+    values = np.asarray(block_means, dtype=np.float64)
+    share = np.asarray(weights, dtype=np.float64) / np.sum(weights)
+    if len(values) < 4:
+        return None
+    mean = float((share * values).sum())
+    variance = float((share**2 * (values - mean) ** 2).sum()) * len(values) / (len(values) - 1)
+    half = float(t.ppf(0.5 + confidence / 2, len(values) - 1)) * variance**0.5
+    return mean - half, mean + half
