@@ -38,6 +38,11 @@ class Pool:
         self._cleanup: Generator[object, None, None] | None = None
         self._failed: dict[str, ModelError] = {}
 
+    @property
+    def held(self) -> str | None:
+        """Name of the model that is loaded."""
+        return None if self._loaded is None else self._loaded.entry.name
+
     def load(self, entry: ModelEntry, build: Callable[[], object]) -> LoadedModel:
         """The model of ``entry``, built unless it is the one held. ``build`` returns it, or a generator that
         yields it and then cleans up. A model that failed once fails again without being built.

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from timm.models.resnet import BasicBlock, ResNet
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
+from mae_bench.cells import near_name
+from mae_bench.models import ModelError
 from mae_bench.suites import fashion_mnist
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -62,6 +63,36 @@ ARCHITECTURES = {
         Architecture("resnet_28", _resnet_28, _PREPROCESSING_28),
     )
 }
+
+
+def bundled(name: str) -> nn.Module:
+    """The bundled model called ``name``, with its trained weights in float32.
+
+    Raises:
+        ModelError: there is no such model, or its file is not what this version expects; a tensor is named.
+    """
+    path = WEIGHTS / f"{name}.safetensors"
+    if not path.exists():
+        known = (file.stem for file in WEIGHTS.glob("*.safetensors"))
+        raise ModelError(f"unknown bundled model {name!r}: {near_name(name, known)}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+    except SafetensorError as error:
+        raise ModelError(f"{path}: not a safetensors file ({error}); install mae_bench again") from error
+    if metadata.get("architecture") not in ARCHITECTURES:
+        hint = near_name(str(metadata.get("architecture")), ARCHITECTURES)
+        raise ModelError(f"{path}: unknown architecture {metadata.get('architecture')!r}: {hint}")
+    architecture = ARCHITECTURES[metadata["architecture"]]
+    classes = next(len(state[key]) for key in ("head.weight", "fc.weight") if key in state)
+    model = architecture.build(classes)
+    try:
+        model.load_state_dict({key: value.float() if value.is_floating_point() else value for key, value in state.items()})
+    except RuntimeError as error:
+        raise ModelError(f"{path}: does not fit architecture {architecture.name}: {error}") from error
+    model.pretrained_cfg = architecture.pretrained_cfg  # type: ignore[assignment]
+    return model.eval()
 
 
 def save_weights(model: nn.Module, name: str, architecture: str, folder: Path) -> Path:

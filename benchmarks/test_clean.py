@@ -1,0 +1,6 @@
+import pytest
+
+
+@pytest.mark.clean
+def test_cell(cell):
+    cell.check()

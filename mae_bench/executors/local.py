@@ -1,0 +1,176 @@
+"""Cells in this process: one model at a time, finished cells on disk, those of an earlier run reused."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import UTC, datetime
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mae_bench.cells import Cell
+from mae_bench.errors import BenchError
+from mae_bench.evaluate import CellResult, Evaluation, Settings
+from mae_bench.models.pool import LoadedModel, Pool
+from mae_bench.models.registry import ModelEntry
+from mae_bench.rows import identity_difference
+from mae_bench.store import RunDirectory, write_atomically
+from mae_bench.suites import Suite, SuiteEntry
+
+Build = Callable[[], object]
+
+
+def resolved_device(name: str) -> str:
+    """The device that ``auto``, ``cpu``, ``cuda`` or ``cuda:i`` stands for here.
+
+    Raises:
+        BenchError: it is a GPU that this machine, or this build of torch, does not have.
+    """
+    if name == "auto":
+        return "cuda:0" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda"):
+        index = int(name.partition(":")[2] or 0)
+        if index >= torch.cuda.device_count():
+            raise BenchError(
+                f"--mae-device {name}: torch {torch.__version__} sees {torch.cuda.device_count()} CUDA devices here; "
+                "use --mae-device auto or cpu"
+            )
+        return f"cuda:{index}"
+    return name
+
+
+class LocalExecutor:
+    """Runs cells of one suite into one run directory."""
+
+    def __init__(self, entry: SuiteEntry, data: Path | None, settings: Settings, run: RunDirectory, resume: bool) -> None:
+        self.entry = entry
+        self.data = data
+        self.settings = settings
+        self.run_directory = run
+        self.resume = resume
+        self.pool = Pool(settings.device)
+        self._evaluation: Evaluation | None = None
+        torch.set_num_threads(settings.threads)
+
+    @cached_property
+    def suite(self) -> Suite:
+        """The suite, loaded when the first cell needs it; what the run is made of is written down then.
+
+        Raises:
+            BenchError: the data cannot be used.
+        """
+        suite = self.entry.load(self.data)
+        self.run_directory.write_manifest(self._manifest(suite))
+        images = {
+            "classes": suite.manifest.classes,
+            "ids": suite.manifest.ids,
+            "labels": suite.manifest.labels.tolist(),
+        }
+        write_atomically(self.run_directory.path / "images.json", json.dumps(images).encode())
+        return suite
+
+    def load(self, entry: ModelEntry, build: Build) -> LoadedModel:
+        """The model of ``entry``; another one held is released first.
+
+        Raises:
+            ModelError: it cannot be built or used.
+        """
+        if self._evaluation is not None and self._evaluation.model.entry.name != entry.name:
+            self.release()
+        return self.pool.load(entry, build)
+
+    def evaluation(self, entry: ModelEntry, build: Build) -> Evaluation:
+        """The evaluation of the model of ``entry`` on the suite."""
+        model = self.load(entry, build)
+        if self._evaluation is None:
+            run = self.run_directory
+            self._evaluation = Evaluation(self.suite, model, self.settings, run.scratch, run.run_id)
+        return self._evaluation
+
+    def run(self, cell: Cell, entry: ModelEntry, build: Build) -> tuple[CellResult, str]:
+        """The finished ``cell``, on disk, and a note where a stored one could not be reused.
+
+        The clean cell of the model is written along with the first other one.
+        """
+        evaluation = self.evaluation(entry, build)
+        stored = self.run_directory.read_cell(cell) if self.resume else None
+        note = ""
+        if stored is not None:
+            identity = evaluation.identity(cell.degradation, cell.level)
+            differing = identity_difference(stored.row, identity)
+            if not differing:
+                return stored, ""
+            pairs = ", ".join(f"{name} {identity[name]} here, {getattr(stored.row, name)} stored" for name in differing)
+            note = f"{cell.id} was run again: {pairs}"
+        if cell.degradation != "clean":
+            self.run_directory.write_cell(evaluation.clean)
+        result = evaluation.run(cell.degradation, cell.level)
+        self.run_directory.write_cell(result)
+        return result, note
+
+    @property
+    def held(self) -> str | None:
+        """Name of the model that is loaded."""
+        return self.pool.held
+
+    def release(self) -> None:
+        """Let go of the model and its clean features."""
+        if self._evaluation is not None:
+            self._evaluation.close()
+            self._evaluation = None
+        self.pool.release()
+
+    def _manifest(self, suite: Suite) -> dict[str, Any]:
+        cuda = self.settings.device.startswith("cuda")
+        return {
+            "run_id": self.run_directory.run_id,
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "suite": self.entry.name,
+            "data": str(self.data) if self.data else None,
+            "manifest_hash": suite.manifest_hash,
+            "images": len(suite.manifest.ids),
+            "settings": asdict(self.settings),
+            "device_name": torch.cuda.get_device_name(self.settings.device) if cuda else _processor(),
+            "cores": os.cpu_count(),
+            "platform": platform.platform(),
+            "python": platform.python_version(),
+            "command": sys.argv,
+            "versions": {
+                name: version(name)
+                for name in ("mae_bench", "torch", "torchvision", "timm", "kornia", "numpy", "pillow", "pytest")
+            },
+        }
+
+
+def remove_scratch(run: RunDirectory) -> None:
+    """Delete decoded images and clean features of a run that has ended."""
+    shutil.rmtree(run.scratch, ignore_errors=True)
+
+
+def images_of(run: RunDirectory) -> tuple[list[str], np.ndarray, list[str]] | None:
+    """Ids, labels and class names of the suite that ``run`` is of; None where no cell ran."""
+    path = run.path / "images.json"
+    if not path.exists():
+        return None
+    record = json.loads(path.read_text())
+    return record["ids"], np.array(record["labels"], dtype=np.int64), record["classes"]
+
+
+def _processor() -> str:
+    """Model name of the CPU; Linux tells it in /proc/cpuinfo alone."""
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()

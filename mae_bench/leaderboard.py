@@ -1,0 +1,381 @@
+"""Leaderboards: one row per model from the rows and outcomes of its cells, sorted, with intervals and tie groups."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+
+from mae_bench.degradations import DEGRADATIONS
+from mae_bench.degradations.ladders import levels
+from mae_bench.rows import ResultRow
+from mae_bench.statistics import holm
+from mae_bench.store import ABSENT, Outcomes, cell_of
+from mae_bench.suites import SUITES
+
+UNRANKED = ("clean", "token_drop")
+"""Families that do not enter the ranking score."""
+RESAMPLES = 2000
+_SEED = 20260203
+
+
+@dataclass(frozen=True)
+class Standing:
+    """One model. Rates are in [0, 1]; ``score`` is None where no ranked family is complete, ``tied`` says that
+    its difference from the leader may be chance, ``partial`` names families with missing cells.
+    """
+
+    model: str
+    parameters: int
+    clean: tuple[float, float, float]
+    robust: dict[str, float]
+    retained: dict[str, float]
+    auc: dict[str, float]
+    alignment: dict[str, float | None]
+    alignment_centered: dict[str, float | None]
+    retention_adjusted: dict[str, float | None]
+    images_per_second: float
+    score: float | None = None
+    score_interval: tuple[float, float] | None = None
+    tied: bool = False
+    partial: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Leaderboard:
+    """Standings, best first, of ``families`` on the first ``images`` of ``images_expected`` images of a suite."""
+
+    suite: str
+    families: tuple[str, ...]
+    images: int
+    images_expected: int
+    standings: tuple[Standing, ...]
+    rows: tuple[ResultRow, ...] = field(repr=False)
+
+    @classmethod
+    def of(cls, rows: Iterable[ResultRow], outcomes: Outcomes) -> Leaderboard:
+        """The leaderboard of ``rows``; ranked among each other are models with equal images and complete families.
+
+        A family is complete for a model that has every condition of the default matrix; its mean runs over
+        the conditions that all complete models have.
+
+        Raises:
+            ValueError: there is no row, or rows of several suites.
+        """
+        rows = sorted((row for row in rows if row.status != "not_applicable"), key=cell_of)
+        suites = {row.suite for row in rows}
+        if len(suites) != 1:
+            raise ValueError(f"a leaderboard is of one suite, not of {sorted(suites)}")
+        suite = suites.pop()
+        images = max(row.n for row in rows)
+        by_model: dict[str, list[ResultRow]] = {}
+        for row in rows:
+            by_model.setdefault(row.model, []).append(row)
+        families = tuple(dict.fromkeys(r.family for r in sorted(rows, key=_family_order) if r.family != "clean"))
+        default = {family: default_conditions(family, SUITES[suite].reference_size) for family in families}
+        shared = {family: _shared(family, by_model, default[family], images) for family in families}
+        standings = [
+            _standing(model, mine, shared, default, images) for model, mine in by_model.items() if _clean(mine) is not None
+        ]
+        return cls(suite, families, images, rows[0].n_expected, _ranked(standings, shared, outcomes), tuple(rows))
+
+    def to_frame(self) -> pd.DataFrame:
+        """One line per model with plain numbers, for ``leaderboard.csv``."""
+        lines = []
+        for rank, s in enumerate(self.standings, start=1):
+            line: dict[str, object] = {
+                "rank": rank if s.score is not None else None,
+                "tied_with_leader": s.tied if s.score is not None else None,
+                "model": s.model,
+                "score": s.score,
+                "score_low": s.score_interval[0] if s.score_interval else None,
+                "score_high": s.score_interval[1] if s.score_interval else None,
+                "clean": s.clean[0],
+                "clean_low": s.clean[1],
+                "clean_high": s.clean[2],
+            }
+            for family in self.families:
+                for name in ("robust", "retained", "auc", "alignment", "alignment_centered", "retention_adjusted"):
+                    line[f"{family}_{name}"] = getattr(s, name).get(family)
+            line |= {
+                "parameters": s.parameters,
+                "images_per_second": s.images_per_second,
+                "partial": " ".join(s.partial) or None,
+                "images": self.images,
+            }
+            lines.append(line)
+        return pd.DataFrame(lines)
+
+    def to_csv(self) -> str:
+        text: str = self.to_frame().to_csv(index=False, float_format="%.6g", lineterminator="\n")
+        return text
+
+    @property
+    def header(self) -> list[str]:
+        families = [name for f in self.families for name in (f"{f} (%)", f"{f} kept")]
+        return ["#", "model", "score (%)", "clean (%)", *families, "alignment", "retention adj.", "params", "images/s"]
+
+    def cells(self) -> list[list[str]]:
+        """The main table as text, one list per model, under :attr:`header`."""
+        lines = []
+        for rank, s in enumerate(self.standings, start=1):
+            mark = "" if s.score is None else ("1=" if s.tied else str(rank))
+            score = "partial" if s.score is None else _interval(s.score, *(s.score_interval or (s.score, s.score)))
+            families = [text for f in self.families for text in (_percent(s.robust.get(f)), _ratio(s.retained.get(f)))]
+            lines.append(
+                [
+                    mark,
+                    s.model,
+                    score,
+                    _interval(*s.clean),
+                    *families,
+                    _ratio(_mean(s.alignment.values())),
+                    _ratio(_mean(s.retention_adjusted.values())),
+                    f"{s.parameters:,}",
+                    f"{s.images_per_second:,.0f}",
+                ]
+            )
+        return lines
+
+    @property
+    def caption(self) -> str:
+        """What the table is of, in one sentence."""
+        subset = f"all {self.images:,}" if self.images == self.images_expected else f"the first {self.images:,} of {self.images_expected:,}"
+        return f"{self.suite}: {subset} images, {len(self.rows)} cells."
+
+    def to_text(self) -> str:
+        from tabulate import tabulate
+
+        return tabulate(self.cells(), headers=self.header, tablefmt="simple", disable_numparse=True)
+
+    def to_markdown(self) -> str:
+        """The leaderboard and, per family, every condition: top-1 by level, area under it, level at half."""
+        from tabulate import tabulate
+
+        parts = [
+            f"# Leaderboard: {self.suite}",
+            self.caption,
+            tabulate(_escaped(self.cells()), headers=self.header, tablefmt="github", disable_numparse=True),
+            "Rates in percent with 95 % intervals (clean: Wilson; score: bootstrap over images). *score*: mean over "
+            f"{', '.join(f for f in self.families if f not in UNRANKED) or 'no family'} of the mean top-1 of the family's "
+            "cells. *kept*: that mean over the clean top-1. `1=`: the paired difference from the leader may be chance "
+            "(bootstrap over images, Holm over models). *alignment* (mean patch token) and *retention adj.*: at the last "
+            "block, mean over the cells. images/s depends on the machine that ran.",
+        ]
+        for family in self.families:
+            parts += [f"## {family}", self._conditions(family)]
+        return "\n\n".join(parts) + "\n"
+
+    def _conditions(self, family: str) -> str:
+        from tabulate import tabulate
+
+        names = dict.fromkeys(row.degradation for row in self.rows if row.family == family)
+        values = sorted({row.level for row in self.rows if row.family == family})
+        tables = []
+        for name in names:
+            mine = [row for row in self.rows if row.degradation == name]
+            values = sorted({row.level for row in mine})
+            header = ["model", *(f"{value:g}" for value in values), "AUC", "level at half", "alignment centred", "retention adj."]
+            lines = []
+            for standing in self.standings:
+                curve = {row.level: row for row in mine if row.model == standing.model}
+                if not curve:
+                    continue
+                top1 = {level: row.top1 for level, row in curve.items() if row.top1 is not None}
+                half = level_at_half(standing.clean[0], top1, 1 / next(iter(curve.values())).classes)
+                top = curve[max(curve)]
+                lines.append(
+                    [
+                        standing.model,
+                        *(_percent(top1.get(value)) for value in values),
+                        _ratio(area_under_curve(standing.clean[0], top1)),
+                        "beyond" if half is None else f"{half:.2f}",
+                        _ratio(top.alignment_centered_mean_patch),
+                        _ratio(top.retention_adjusted),
+                    ]
+                )
+            tables.append(
+                f"**{name}** (level in {mine[0].unit}; top-1 in percent; indicators at the top level)\n\n"
+                + tabulate(_escaped(lines), headers=header, tablefmt="github", disable_numparse=True)
+            )
+        return "\n\n".join(tables)
+
+
+def default_conditions(family: str, reference_size: int, full: bool = False) -> set[str]:
+    """Conditions of ``family`` in the default matrix, or in the whole one."""
+    return {
+        f"{kind.name}-{level}"
+        for kind in DEGRADATIONS.values()
+        if kind.family == family
+        for level in levels(kind.name, reference_size, full)
+    }
+
+
+def area_under_curve(clean: float, top1: Mapping[float, float]) -> float | None:
+    """Mean height of the polyline through (0, ``clean``) and (level, top-1), from level 0 to the highest.
+
+    >>> area_under_curve(1.0, {1.0: 0.5, 2.0: 0.0})
+    0.5
+    """
+    if not top1:
+        return None
+    x = np.array([0.0, *sorted(top1)])
+    y = np.array([clean, *(top1[level] for level in sorted(top1))])
+    return float(np.trapezoid(y, x) / x[-1])
+
+
+def level_at_half(clean: float, top1: Mapping[float, float], chance: float) -> float | None:
+    """Lowest level, linearly interpolated, at which accuracy above ``chance`` is half of the clean one; None if
+    it stays above.
+
+    >>> level_at_half(0.9, {1.0: 0.7, 2.0: 0.3}, 0.1)
+    1.5
+    """
+    target = chance + (clean - chance) / 2
+    last_level, last = 0.0, clean
+    for level in sorted(top1):
+        if top1[level] <= target:
+            if last == top1[level]:
+                return level
+            return float(last_level + (level - last_level) * (last - target) / (last - top1[level]))
+        last_level, last = level, top1[level]
+    return None
+
+
+def image_scores(outcomes: Outcomes, model: str, shared: Mapping[str, set[str]]) -> np.ndarray:
+    """(images,) each image's own ranking score: the mean over families of the share of its cells classified rightly."""
+    per_family = [
+        np.mean([outcomes.correct(f"{model}-{condition}") for condition in sorted(conditions)], axis=0)
+        for family, conditions in shared.items()
+        if conditions and family not in UNRANKED
+    ]
+    return np.asarray(np.mean(per_family, axis=0), dtype=np.float64)
+
+
+def bootstrap_means(values: np.ndarray, resamples: int = RESAMPLES, seed: int = _SEED) -> np.ndarray:
+    """(resamples, k) means of ``values`` (n, k) over images drawn with replacement, the same draws for every column."""
+    rng = np.random.default_rng(seed)
+    n = len(values)
+    means = np.empty((resamples, values.shape[1]))
+    for i in range(resamples):
+        means[i] = np.bincount(rng.integers(0, n, n), minlength=n) @ values / n
+    return means
+
+
+def tied_with_leader(scores: np.ndarray, means: np.ndarray, alpha: float = 0.05) -> np.ndarray:
+    """(k,) whether each model's difference from the best of ``scores`` (k,) may be chance, from bootstrap ``means``
+    (resamples, k): two-sided bootstrap p, Holm over models.
+    """
+    leader = int(scores.argmax())
+    difference = means[:, [leader]] - means
+    below = (difference <= 0).mean(0)
+    above = (difference >= 0).mean(0)
+    p = np.minimum(1.0, 2 * np.minimum(below, above) + 1 / len(means))
+    others = [i for i in range(len(scores)) if i != leader]
+    tied = np.ones(len(scores), dtype=bool)
+    for i, adjusted in zip(others, holm([float(p[i]) for i in others]), strict=True):
+        tied[i] = adjusted > alpha
+    return tied
+
+
+def _ranked(standings: Sequence[Standing], shared: Mapping[str, set[str]], outcomes: Outcomes) -> tuple[Standing, ...]:
+    ranking = [family for family, conditions in shared.items() if conditions and family not in UNRANKED]
+    ranked = [s for s in standings if ranking and not s.partial]
+    rest = sorted((s for s in standings if s not in ranked), key=lambda s: (-s.clean[0], s.model))
+    if not ranked:
+        return tuple(rest)
+    first = f"{ranked[0].model}-{min(shared[ranking[0]])}"
+    ran = outcomes.prediction[first] != ABSENT
+    values = np.stack([image_scores(outcomes, s.model, shared)[ran] for s in ranked], axis=1)
+    scores = values.mean(0)
+    means = bootstrap_means(values)
+    tied = tied_with_leader(scores, means)
+    intervals = np.quantile(means, [0.025, 0.975], axis=0)
+    many = tied.sum() > 1
+    scored = [
+        _scored(s, float(scores[i]), (float(intervals[0, i]), float(intervals[1, i])), bool(tied[i] and many))
+        for i, s in enumerate(ranked)
+    ]
+    return (*sorted(scored, key=lambda s: (-(s.score or 0.0), s.model)), *rest)
+
+
+def _scored(standing: Standing, score: float, interval: tuple[float, float], tied: bool) -> Standing:
+    return Standing(**{**vars(standing), "score": score, "score_interval": interval, "tied": tied})
+
+
+def _shared(family: str, by_model: Mapping[str, Sequence[ResultRow]], default: set[str], images: int) -> set[str]:
+    """Conditions of ``family`` that every model complete in it has; none where no model is complete."""
+    have = [{r.condition for r in rows if r.family == family and r.n == images} for rows in by_model.values()]
+    complete = [conditions for conditions in have if conditions >= default]
+    return set.intersection(*complete) if complete else set()
+
+
+def _standing(
+    model: str, rows: Sequence[ResultRow], shared: Mapping[str, set[str]], default: Mapping[str, set[str]], images: int
+) -> Standing:
+    clean = _clean(rows)
+    assert clean is not None and clean.top1 is not None and clean.top1_low is not None and clean.top1_high is not None
+    robust, retained, auc, partial = {}, {}, {}, []
+    last: dict[str, dict[str, float | None]] = {name: {} for name in ("alignment", "alignment_centered", "retention")}
+    for family in shared:
+        mine = [r for r in rows if r.family == family and r.n == images]
+        if not {r.condition for r in mine} >= default[family]:
+            partial.append(family)
+        counted = [r for r in mine if not shared[family] or r.condition in shared[family]]
+        if not counted:
+            continue
+        robust[family] = float(np.mean([r.top1 for r in counted if r.top1 is not None]))
+        if clean.top1:
+            retained[family] = robust[family] / clean.top1
+        curves: dict[str, dict[float, float]] = {}
+        for r in counted:
+            curves.setdefault(r.degradation, {})[r.level] = r.top1 or 0.0
+        auc[family] = float(np.mean([area_under_curve(clean.top1, curve) for curve in curves.values()]))
+        last["alignment"][family] = _mean(r.alignment_mean_patch for r in counted)
+        last["alignment_centered"][family] = _mean(r.alignment_centered_mean_patch for r in counted)
+        last["retention"][family] = _mean(r.retention_adjusted for r in counted)
+    return Standing(
+        model=model,
+        parameters=clean.parameters,
+        clean=(clean.top1, clean.top1_low, clean.top1_high),
+        robust=robust,
+        retained=retained,
+        auc=auc,
+        alignment=last["alignment"],
+        alignment_centered=last["alignment_centered"],
+        retention_adjusted=last["retention"],
+        images_per_second=float(np.median([r.images_per_second for r in rows if r.images_per_second])),
+        partial=tuple(partial),
+    )
+
+
+def _clean(rows: Iterable[ResultRow]) -> ResultRow | None:
+    return next((row for row in rows if row.family == "clean"), None)
+
+
+def _family_order(row: ResultRow) -> int:
+    return list(DEGRADATIONS).index(row.degradation)
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}"
+
+
+def _ratio(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _interval(value: float, low: float, high: float) -> str:
+    return f"{100 * value:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def _escaped(lines: Iterable[Sequence[str]]) -> list[list[str]]:
+    """Text that Markdown would take for structure, made harmless (tabulate does not escape the pipe)."""
+    return [[text.replace("|", "\\|").replace("<", "&lt;") for text in line] for line in lines]

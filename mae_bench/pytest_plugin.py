@@ -1,0 +1,732 @@
+"""The pytest plugin: options, model fixtures, the matrix of cells, the gate, and what is printed at the end.
+
+Nothing heavy is imported until a cell runs, so that collection stays light.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import inspect
+import json
+import os
+import re
+import secrets
+from collections.abc import Callable, Generator, Iterable
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
+
+import pytest
+
+from mae_bench.cells import FAMILIES, GROUPS, Cell, near_name
+from mae_bench.degradations import DEGRADATIONS
+from mae_bench.degradations.ladders import levels
+from mae_bench.errors import BenchError
+from mae_bench.models import ModelError
+from mae_bench.models.registry import ModelEntry, Registry
+from mae_bench.suites import SuiteEntry, suite_entry
+
+if TYPE_CHECKING:
+    from mae_bench.baseline import Baseline
+    from mae_bench.comparison import Comparison
+    from mae_bench.evaluate import CellResult, Evaluation
+    from mae_bench.executors.local import LocalExecutor
+    from mae_bench.regression import Rule
+    from mae_bench.store import RunDirectory
+
+# --------------------------------------------------------------------------- options
+
+_MARKS = {
+    **{family: f"cells of the {family} family" for family in FAMILIES},
+    **{group: f"ImageNet-C cells of the {group} group" for group in GROUPS},
+    "representation": "items about what happens inside a model",
+}
+
+
+@dataclass(frozen=True)
+class Option:
+    """A command-line option ``--mae-x`` that is also the ini key ``mae_x``."""
+
+    name: str
+    kind: str
+    default: Any
+    help: str
+    metavar: str | None = None
+    choices: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> str:
+        return f"mae_{self.name.replace('-', '_')}"
+
+
+OPTIONS = (
+    Option("suite", "string", "fashion_mnist", "suite of images to evaluate on", "NAME"),
+    Option("data", "path", None, "directory of the suite's images", "DIR"),
+    Option("limit", "int", None, "images, rounded up to whole blocks of 256, at least two; 0 = all", "N"),
+    Option("full", "bool", False, "every level and every training seed"),
+    Option("model", "args", [], "add the pretrained timm models whose names match; repeatable", "GLOB"),
+    Option("device", "string", "auto", "auto, cpu, cuda or cuda:i", "DEVICE"),
+    Option("dtype", "string", "float32", "of the forward pass", "TYPE", ("float32", "bfloat16", "float16")),
+    Option("batch-size", "string", "auto", "images per forward pass, or auto", "N"),
+    Option("seed", "int", 0, "of the degradations", "N"),
+    Option("view", "string", "model", "resize and crop of the model, or one for all", "VIEW", ("model", "suite")),
+    Option("run", "path", None, "run directory (default results/runs/<run id>)", "DIR"),
+    Option("resume", "bool", False, "reuse the finished cells of the run directory"),
+    Option("baseline", "path", None, "committed results to compare with (default results/<suite>), or none", "DIR"),
+    Option("update-baseline", "bool", False, "put the complete model-families of this run into the baseline"),
+    Option("min-drop", "float", 0.3, "least drop in points that can be a regression", "P"),
+    Option("tolerance", "float", 1.0, "points of top-1 that a passing cell surely has not lost", "P"),
+    Option("strict", "bool", False, "inconclusive cells fail too"),
+    Option("gate-indicators", "bool", False, "indicators that moved fail the run too"),
+)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("mae_bench", "robustness benchmark (mae_bench)")
+    kinds: dict[str, Any] = {"int": int, "float": float}
+    for option in OPTIONS:
+        flag, text = f"--mae-{option.name}", option.help
+        if option.choices:
+            text += f" ({', '.join(option.choices)})"
+        if option.default not in (None, False, []):
+            text += f"; default {option.default}"
+        if option.kind == "bool":
+            group.addoption(flag, dest=option.key, action="store_true", default=None, help=text)
+        elif option.kind == "args":
+            group.addoption(flag, dest=option.key, action="append", default=None, metavar=option.metavar, help=text)
+        else:
+            convert = kinds.get(option.kind, str)
+            group.addoption(flag, dest=option.key, type=convert, default=None, metavar=option.metavar, help=text)
+        kind: Any = "string" if option.kind == "path" else option.kind
+        parser.addini(option.key, text, type=kind, default=None if option.kind != "args" else [])
+
+
+def _value(config: pytest.Config, option: Option) -> Any:
+    """The command line's value, else the ini file's, else the default. Paths on the command line are relative
+    to the working directory, those in an ini file to that file.
+    """
+    given = config.getoption(option.key)
+    base = config.invocation_params.dir
+    if given is None:
+        given = config.getini(option.key)
+        base = config.inipath.parent if config.inipath is not None else base
+    if given is None or (option.kind == "string" and given == ""):
+        given = option.default
+    if given is not None and option.choices and given not in option.choices:
+        raise pytest.UsageError(f"--mae-{option.name} {given}: {near_name(str(given), option.choices)}")
+    if option.kind == "path" and given is not None and not (option.name == "baseline" and given == "none"):
+        return base / Path(given).expanduser()
+    return given
+
+
+# --------------------------------------------------------------------------- registration
+
+
+@overload
+def model_fixture(function: Callable[..., Any], /) -> Any: ...
+@overload
+def model_fixture(
+    *,
+    suite: str | tuple[str, ...] | None = None,
+    head: bool = True,
+    arm: str | None = None,
+    training_seed: int | None = None,
+) -> Callable[[Callable[..., Any]], Any]: ...
+def model_fixture(
+    function: Callable[..., Any] | None = None,
+    /,
+    *,
+    suite: str | tuple[str, ...] | None = None,
+    head: bool = True,
+    arm: str | None = None,
+    training_seed: int | None = None,
+) -> Any:
+    """Register the function, in a conftest.py or a plugin, as a model of the matrix and as a pytest fixture.
+
+    It returns (or yields, to clean up afterwards) a timm model or a :class:`mae_bench.Classifier`. The model is
+    built when its first cell runs and freed after its last. Fixtures that it asks for should be of session scope,
+    since it outlives the test that built it.
+
+    Args:
+        suite: name or names of the suites it belongs to; by default whichever is selected.
+        head: False for an encoder, which joins representation items only.
+        arm, training_seed: repeated trainings of one recipe; only the first seed of an arm runs without
+            ``--mae-full``.
+
+    Raises:
+        ModelError: the function's name contains a family's name, or a suite is unknown.
+
+    >>> @model_fixture(suite="fashion_mnist")
+    ... def tiny():
+    ...     "Shown in the leaderboard."
+    >>> tiny.mae_entry.suites
+    ('fashion_mnist',)
+    """
+    if function is None:
+        return functools.partial(_register, suite=suite, head=head, arm=arm, training_seed=training_seed)
+    return _register(function, suite=suite, head=head, arm=arm, training_seed=training_seed)
+
+
+def _register(
+    function: Callable[..., Any],
+    *,
+    suite: str | tuple[str, ...] | None,
+    head: bool,
+    arm: str | None,
+    training_seed: int | None,
+) -> Any:
+    suites = (suite,) if isinstance(suite, str) else suite
+    for name in suites or ():
+        suite_entry(name)
+    summary = (inspect.getdoc(function) or "").partition("\n")[0]
+    entry = ModelEntry(function.__name__, suites, head, arm, training_seed, summary)
+    signature = inspect.signature(function)
+    own_request = "request" in signature.parameters
+
+    @functools.wraps(function)
+    def load(request: pytest.FixtureRequest, **needed: Any) -> object:
+        if own_request:
+            needed["request"] = request
+        harness = request.config.stash[HARNESS]
+        try:
+            return harness.executor.load(entry, lambda: function(**needed)).returned
+        except BenchError as error:
+            pytest.fail(str(error), pytrace=False)
+
+    if not own_request:
+        request = inspect.Parameter("request", inspect.Parameter.KEYWORD_ONLY)
+        signature = signature.replace(parameters=[*signature.parameters.values(), request])
+    load.__signature__ = signature  # type: ignore[attr-defined]
+    fixture: Any = pytest.fixture(load)
+    fixture.mae_entry = entry
+    return fixture
+
+
+class Discovery:
+    """Finds model fixtures in conftest files and plugins as pytest registers them."""
+
+    def __init__(self, harness: Harness) -> None:
+        self.harness = harness
+
+    def pytest_plugin_registered(self, plugin: object) -> None:
+        file = getattr(plugin, "__file__", None)
+        is_conftest = file is not None and Path(file).name == "conftest.py"
+        for value in list(vars(plugin).values()) if hasattr(plugin, "__dict__") else []:
+            entry = getattr(value, "mae_entry", None)
+            if isinstance(entry, ModelEntry):
+                try:
+                    self.harness.registry.add(entry, Path(file).parent if is_conftest and file else None)
+                except ModelError as error:
+                    raise pytest.UsageError(str(error)) from error
+
+
+# --------------------------------------------------------------------------- one run
+
+
+@dataclass
+class Harness:
+    """What one pytest session knows of its run."""
+
+    config: pytest.Config
+    suite: SuiteEntry
+    options: dict[str, Any]
+    run_path: Path
+    registry: Registry = field(default_factory=Registry)
+
+    @classmethod
+    def of(cls, config: pytest.Config) -> Harness:
+        options = {option.name: _value(config, option) for option in OPTIONS}
+        try:
+            suite = suite_entry(options["suite"])
+        except BenchError as error:
+            raise pytest.UsageError(f"--mae-suite: {error}") from error
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", options["device"]):
+            hint = near_name(options["device"], ("auto", "cpu", "cuda", "cuda:0"))
+            raise pytest.UsageError(f"--mae-device {options['device']}: {hint}")
+        if not re.fullmatch(r"auto|[1-9]\d*", options["batch-size"]):
+            raise pytest.UsageError(f"--mae-batch-size {options['batch-size']}: give auto or a positive number")
+        for name, bound in (("limit", 2**31), ("seed", 2**32)):
+            if options[name] is not None and not 0 <= options[name] < bound:
+                raise pytest.UsageError(f"--mae-{name} {options[name]}: give a number from 0 to {bound - 1}")
+        for name in ("min-drop", "tolerance"):
+            if not 0 <= options[name] <= 100:
+                raise pytest.UsageError(f"--mae-{name} {options[name]}: give points of accuracy, from 0 to 100")
+        worker = getattr(config, "workerinput", None)
+        if worker is not None:
+            run_path = Path(worker["mae_run"])
+        else:
+            stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+            run_path = options["run"] or cls.root(config) / "results" / "runs" / f"{stamp}-{secrets.token_hex(2)}"
+        harness = cls(config, suite, options, run_path)
+        if options["update-baseline"]:
+            from mae_bench.baseline import in_continuous_integration
+
+            if in_continuous_integration():
+                raise pytest.UsageError("--mae-update-baseline is refused where CI is set: a gate must not move its own mark")
+            if options["baseline"] == "none":
+                raise pytest.UsageError("--mae-update-baseline needs a baseline directory, not --mae-baseline none")
+        return harness
+
+    @staticmethod
+    def root(config: pytest.Config) -> Path:
+        """Where ``results/`` lies: beside the ini file, without one in the working directory."""
+        return config.rootpath if config.inipath is not None else config.invocation_params.dir
+
+    @property
+    def baseline_path(self) -> Path | None:
+        given = self.options["baseline"]
+        if given == "none":
+            return None
+        return Path(given) if given is not None else self.root(self.config) / "results" / self.suite.name
+
+    @cached_property
+    def baseline(self) -> Baseline | None:
+        from mae_bench.baseline import Baseline
+
+        return Baseline.load(self.baseline_path, self.suite.name) if self.baseline_path is not None else None
+
+    @cached_property
+    def rule(self) -> Rule:
+        from mae_bench.regression import Rule
+
+        names = [entry.name for entry, _ in self.registry.entries.values()]
+        cells = self.baseline.cells_of([*names, *self.timm_models]) if self.baseline is not None else 0
+        return Rule(max(1, cells), self.options["min-drop"] / 100, self.options["tolerance"] / 100)
+
+    @cached_property
+    def timm_models(self) -> dict[str, ModelEntry]:
+        """Models that ``--mae-model`` adds. Only this option imports timm at collection."""
+        found = {}
+        for pattern in self.options["model"]:
+            import timm
+
+            names = timm.list_models(pattern, pretrained=True)
+            if not names:
+                close = difflib.get_close_matches(pattern, timm.list_models(pretrained=True), n=1)
+                hint = f"did you mean {close[0]}?" if close else "timm.list_models(pretrained=True) lists them"
+                raise ModelError(f"--mae-model {pattern}: no pretrained timm model matches; {hint}")
+            found.update({name: ModelEntry(name, summary="pretrained, from timm") for name in names})
+        return found
+
+    def models(self, path: Path) -> list[ModelEntry]:
+        """Models whose cells tests in the file ``path`` run.
+
+        Raises:
+            BenchError: there is none, or a name is unknown.
+        """
+        registered = self.registry.classifiers(self.suite.name, path, self.options["full"])
+        found = [*registered, *(e for e in self.timm_models.values() if e not in registered)]
+        if not found:
+            others = sorted({s for entry, _ in self.registry.entries.values() for s in entry.suites or ()})
+            bound = f" (registered models are bound to {', '.join(others)})" if others else ""
+            raise ModelError(
+                f"no model is registered for suite {self.suite.name!r}{bound}: add an @model_fixture to a conftest.py"
+            )
+        return found
+
+    @cached_property
+    def run_directory(self) -> RunDirectory:
+        from mae_bench.store import RunDirectory
+
+        is_worker = hasattr(self.config, "workerinput")
+        return RunDirectory.create(self.run_path, resume=self.options["resume"] or is_worker)
+
+    @cached_property
+    def executor(self) -> LocalExecutor:
+        from mae_bench.evaluate import Settings
+        from mae_bench.executors.local import LocalExecutor, resolved_device
+
+        limit, batch = self.options["limit"], self.options["batch-size"]
+        workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        settings = Settings(
+            device=resolved_device(self.options["device"]),
+            dtype=self.options["dtype"],
+            batch_size=0 if batch == "auto" else int(batch),
+            seed=self.options["seed"],
+            limit=self.suite.default_limit if limit is None else limit,
+            threads=max(1, cores // workers),
+            suite_view=self.options["view"] == "suite",
+        )
+        return LocalExecutor(self.suite, self.options["data"], settings, self.run_directory, self.options["resume"])
+
+    def check_before_run(self) -> None:
+        """Whatever would spoil the run and can be seen before its first cell.
+
+        Raises:
+            UsageError: with the message to show.
+        """
+        try:
+            self.suite.check(self.options["data"])
+            path = self.run_path
+            if path.is_dir() and any(path.iterdir()) and not self.options["resume"]:
+                raise BenchError(
+                    f"run directory {path} is not empty: add --mae-resume to go on with it, or name another"
+                )
+            from mae_bench.baseline import in_continuous_integration
+
+            missing = self.baseline_path is not None and self.baseline is None
+            if missing and in_continuous_integration() and not self.options["update-baseline"]:
+                raise BenchError(f"{self.how_to_make_a_baseline()}; --mae-baseline none runs without one")
+        except BenchError as error:
+            raise pytest.UsageError(str(error)) from error
+
+    def how_to_make_a_baseline(self) -> str:
+        return (
+            f"there is no baseline in {self.baseline_path}: make one with --mae-limit 0 --mae-update-baseline "
+            "and commit it"
+        )
+
+    def build(self, name: str, request: pytest.FixtureRequest) -> tuple[ModelEntry, Callable[[], object]]:
+        """The entry called ``name`` and what builds it."""
+        if name in self.timm_models:
+
+            def build() -> object:
+                import timm
+
+                return timm.create_model(name, pretrained=True)
+
+            return self.timm_models[name], build
+        # the fixture itself loads the model into the pool, so that pytest resolves what it asks for
+        return self.registry.get(name), lambda: request.getfixturevalue(name)
+
+    def evaluation(self, name: str, request: pytest.FixtureRequest) -> Evaluation:
+        entry, build = self.build(name, request)
+        if name not in self.timm_models:
+            build()
+        return self.executor.evaluation(entry, build)
+
+    def run(self, cell: Cell, request: pytest.FixtureRequest) -> tuple[CellResult, str]:
+        entry, build = self.build(cell.model, request)
+        if cell.model not in self.timm_models:
+            build()
+        return self.executor.run(cell, entry, build)
+
+    def release_unless(self, name: str | None) -> None:
+        """Free the model held unless it is the one called ``name``."""
+        if "executor" in vars(self) and self.executor.held not in (None, name):
+            self.executor.release()
+
+
+HARNESS = pytest.StashKey[Harness]()
+
+
+class BoundCell:
+    """The ``cell`` of a test: one model x degradation x level, ready to run."""
+
+    def __init__(self, cell: Cell, request: pytest.FixtureRequest) -> None:
+        self.cell = cell
+        self._request = request
+        self._harness = request.config.stash[HARNESS]
+
+    def run(self) -> CellResult:
+        """Evaluate the cell, or take it from the resumed run; its row is on disk when this returns."""
+        try:
+            result, note = self._harness.run(self.cell, self._request)
+        except BenchError as error:
+            pytest.fail(str(error), pytrace=False)
+        self._say("mae_cell", {"cell": self.cell.id, "top1": result.row.top1, "note": note})
+        return result
+
+    def check(self) -> None:
+        """Run the cell and judge it against the baseline; a regression fails the test with its table."""
+        harness = self._harness
+        try:
+            ids = harness.executor.suite.manifest.ids
+            if harness.baseline is not None:
+                harness.baseline.check_images(ids)
+        except BenchError as error:
+            pytest.fail(str(error), pytrace=False)
+        result = self.run()
+        if harness.baseline is None:
+            return
+        from mae_bench.comparison import Comparison, verdict_table
+
+        comparison = Comparison().add(result, ids, harness.baseline, harness.rule)
+        self._say("mae_comparison", comparison.to_dict())
+        failing = ("regression", "inconclusive") if harness.options["strict"] else ("regression",)
+        failed = [verdict for verdict in comparison.verdicts if verdict.judgement in failing]
+        if failed and not harness.options["update-baseline"]:
+            pytest.fail(verdict_table(failed), pytrace=False)
+
+    def _say(self, key: str, value: dict[str, Any]) -> None:
+        # plain text, so that it survives the way from a worker to the controller
+        self._request.node.user_properties.append((key, json.dumps(value)))
+
+
+@pytest.fixture
+def cell(request: pytest.FixtureRequest) -> BoundCell:
+    """One cell of the matrix; a test that asks for it carries a family mark and is run for every cell."""
+    return BoundCell(Cell.parse(request.param), request)
+
+
+@pytest.fixture
+def evaluation(request: pytest.FixtureRequest) -> Evaluation:
+    """The evaluation of one model on the selected suite; a test that asks for it is run for every model."""
+    try:
+        return request.config.stash[HARNESS].evaluation(request.param, request)
+    except BenchError as error:
+        pytest.fail(str(error), pytrace=False)
+
+
+# --------------------------------------------------------------------------- hooks
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for mark, text in _MARKS.items():
+        config.addinivalue_line("markers", f"{mark}: {text}")
+    harness = Harness.of(config)
+    config.stash[HARNESS] = harness
+    config.pluginmanager.register(Discovery(harness), "mae_bench_discovery")
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Gate(harness), "mae_bench_gate")
+    if config.pluginmanager.has_plugin("xdist"):
+        config.pluginmanager.register(Distribution(harness), "mae_bench_distribution")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    wanted = [name for name in ("cell", "evaluation") if name in metafunc.fixturenames]
+    if not wanted:
+        return
+    harness = metafunc.config.stash[HARNESS]
+    try:
+        models = harness.models(metafunc.definition.path)
+        if "evaluation" in wanted:
+            ids = [entry.name for entry in models]
+            metafunc.parametrize("evaluation", ids, indirect=True, ids=ids)
+        if "cell" in wanted:
+            harness.suite.check(harness.options["data"])
+            ids = [cell.id for entry in models for cell in _cells(entry.name, metafunc.definition, harness)]
+            metafunc.parametrize("cell", ids, indirect=True, ids=ids)
+    except BenchError as error:
+        raise pytest.Collector.CollectError(str(error)) from error
+
+
+def _cells(model: str, definition: pytest.Item, harness: Harness) -> Iterable[Cell]:
+    """Cells of ``model`` in the families that the test's marks name."""
+    marks = [mark.name for mark in definition.iter_markers()]
+    families = [family for family in FAMILIES if family in marks]
+    if not families:
+        hint = near_name(marks[0], FAMILIES) if marks else f"families are {', '.join(FAMILIES)}"
+        raise BenchError(f"{definition.name} asks for `cell` but carries no family mark: {hint}")
+    kinds = [kind for kind in DEGRADATIONS.values() if kind.family in families]
+    if not kinds:
+        raise BenchError(f"{definition.name}: no degradation of the family {', '.join(families)} exists")
+    for kind in kinds:
+        for level in levels(kind.name, harness.suite.reference_size, harness.options["full"]):
+            yield Cell(model, kind.name, level)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None, None, None]:
+    """Bring the items of a model together, where its first stands, after everyone else has ordered them."""
+    yield
+    groups: dict[object, list[pytest.Item]] = {}
+    for item in items:
+        groups.setdefault(_model_of(item) or item, []).append(item)
+    items[:] = [item for group in groups.values() for item in group]
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    config = session.config
+    is_worker = hasattr(config, "workerinput")
+    if not config.option.collectonly and not is_worker and any(_model_of(item) for item in session.items):
+        config.stash[HARNESS].check_before_run()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(
+    item: pytest.Item, nextitem: pytest.Item | None
+) -> Generator[None, object, object]:
+    result = yield
+    item.config.stash[HARNESS].release_unless(_model_of(nextitem) if nextitem is not None else None)
+    return result
+
+
+def pytest_report_teststatus(report: pytest.TestReport | pytest.CollectReport) -> Any:
+    """In verbose output, a cell says its top-1."""
+    if isinstance(report, pytest.TestReport) and report.when == "call" and report.outcome in ("passed", "failed"):
+        top1 = _said(report, "mae_cell").get("top1")
+        if top1 is not None:
+            letter = "." if report.passed else "F"
+            return report.outcome, letter, f"{report.outcome.upper()} top-1 {100 * top1:.1f} %"
+    return None
+
+
+def _said(report: pytest.TestReport, key: str) -> dict[str, Any]:
+    said: dict[str, Any] = next((json.loads(value) for name, value in report.user_properties if name == key), {})
+    return said
+
+
+def _model_of(item: pytest.Item) -> str | None:
+    """Name of the model that ``item`` evaluates."""
+    params: dict[str, Any] = item.callspec.params if hasattr(item, "callspec") else {}
+    if isinstance(params.get("cell"), str) and "cell" in getattr(item, "fixturenames", ()):
+        try:
+            return Cell.parse(params["cell"]).model
+        except ValueError:
+            return None  # another project's parameter of the same name
+    model = params.get("evaluation")
+    return model if isinstance(model, str) else None
+
+
+# --------------------------------------------------------------------------- the end of a run
+
+
+class Gate:
+    """Gathers verdicts, from this process or from workers, settles them when all have come, and prints tables."""
+
+    def __init__(self, harness: Harness) -> None:
+        self.harness = harness
+        self.comparisons: list[dict[str, Any]] = []
+        self.notes: list[str] = []
+        self.sections: list[tuple[str, str]] = []
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when == "call":
+            if note := _said(report, "mae_cell").get("note"):
+                self.notes.append(note)
+            if comparison := _said(report, "mae_comparison"):
+                self.comparisons.append(comparison)
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        harness = self.harness
+        if "executor" in vars(harness):
+            harness.executor.release()
+        if not (harness.run_path / "images.json").exists():
+            return
+        try:
+            failures = self._settle()
+        except BenchError as error:
+            failures = [str(error)]
+        self.sections += [("mae_bench: failed", failure) for failure in failures]
+        if failures and session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        for title, text in self.sections:
+            terminalreporter.section(title)
+            terminalreporter.write_line(text)
+
+    def _settle(self) -> list[str]:
+        """Merge the run, write and show its leaderboard, compare; the reasons why the run fails as a whole."""
+        from mae_bench.comparison import Comparison
+        from mae_bench.executors.local import images_of, remove_scratch
+        from mae_bench.leaderboard import Leaderboard
+        from mae_bench.store import Outcomes, RunDirectory, write_atomically
+
+        harness = self.harness
+        run = RunDirectory(harness.run_path)
+        remove_scratch(run)
+        images = images_of(run)
+        assert images is not None
+        results = run.merge(*images)
+        if not results:
+            return []
+        board = Leaderboard.of([r.row for r in results], Outcomes.of(harness.suite.name, results, *images))
+        write_atomically(run.path / "leaderboard.md", board.to_markdown().encode())
+        self.sections.append(
+            ("mae_bench: leaderboard", f"{board.caption}\n\n{board.to_text()}\n\nResults: {run.path}")
+        )
+        if self.notes:
+            self.sections.append(("mae_bench: not resumed", "\n".join(self.notes)))
+        if harness.baseline_path is None:
+            return []
+        failures = []
+        if harness.baseline is None:
+            self.sections.append(("mae_bench: baseline", harness.how_to_make_a_baseline()))
+        else:
+            comparison = Comparison()
+            for record in self.comparisons:
+                comparison.extend(Comparison.from_dict(record))
+            failures = self._compare(comparison, results, images[0])
+        if harness.options["update-baseline"]:
+            self.sections.append(("mae_bench: baseline updated", self._update(results, images)))
+            return []
+        return failures
+
+    def _compare(self, comparison: Comparison, results: list[CellResult], ids: list[str]) -> list[str]:
+        from mae_bench.comparison import Comparison
+        from mae_bench.store import cell_of
+
+        baseline, rule = self.harness.baseline, self.harness.rule
+        assert baseline is not None
+        collected = {v.cell for v in comparison.verdicts} | {i.cell for i in comparison.incomparable}
+        for result in results:
+            if result.row.family == "clean" and cell_of(result.row).id not in collected:
+                comparison.references += Comparison().add(result, ids, baseline, rule).verdicts
+        self.sections.append((f"mae_bench: against {baseline.path}", comparison.to_text(rule)))
+        failures = []
+        if later := comparison.later(rule):
+            failures.append(f"regressions by Holm's later steps: {', '.join(v.cell for v in later)}")
+        if comparison.nothing_comparable:
+            fields = ", ".join(sorted({i.field for i in comparison.incomparable}))
+            failures.append(
+                f"no cell is comparable with {baseline.path}: they differ in {fields}; run as the baseline was, "
+                "name another with --mae-baseline DIR, or none"
+            )
+        if comparison.shifts and self.harness.options["gate-indicators"]:
+            failures.append(f"{len(comparison.shifts)} indicators moved (--mae-gate-indicators)")
+        return failures
+
+    def _update(self, results: list[CellResult], images: tuple[list[str], Any, list[str]]) -> str:
+        from mae_bench.baseline import save, updated
+        from mae_bench.leaderboard import Leaderboard, default_conditions
+        from mae_bench.store import write_atomically
+
+        harness = self.harness
+        path = harness.baseline_path
+        assert path is not None
+        full, size = harness.options["full"], harness.suite.reference_size
+        expected = {
+            (r.row.model, r.row.family): default_conditions(r.row.family, size, full) for r in results
+        }
+        baseline, put_in, refused = updated(harness.baseline, path, results, expected, images)
+        save(baseline)
+        assert baseline.outcomes is not None
+        board = Leaderboard.of(baseline.rows.values(), baseline.outcomes)
+        write_atomically(path / "leaderboard.md", board.to_markdown().encode())
+        write_atomically(path / "leaderboard.csv", board.to_csv().encode())
+        lines = [f"written to {path}: {', '.join(put_in)}", *(f"left as it was: {reason}" for reason in refused)]
+        return "\n".join(lines)
+
+
+# --------------------------------------------------------------------------- pytest-xdist
+
+
+class Distribution:
+    """Keeps all cells of a model on one xdist worker, so that it is loaded once, and gives workers one run."""
+
+    def __init__(self, harness: Harness) -> None:
+        self.harness = harness
+        self._checked = False
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_configure_node(self, node: Any) -> None:
+        """Tell a worker which run it belongs to."""
+        if self.harness.registry.entries and not self._checked:
+            self._checked = True
+            self.harness.check_before_run()
+        node.workerinput["mae_run"] = str(self.harness.run_path)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_make_scheduler(self, config: pytest.Config, log: Any) -> Any:
+        """A scheduler whose unit of work is a model. xdist's own ``--dist`` choices other than the default stay."""
+        takes_part = self.harness.registry.entries or self.harness.options["model"]
+        if config.getvalue("dist") != "load" or not takes_part:
+            return None
+        from xdist.scheduler.loadscope import LoadScopeScheduling
+
+        class ModelScheduling(LoadScopeScheduling):
+            def _split_scope(self, nodeid: str) -> str:
+                name = nodeid.partition("[")[2].removesuffix("]")
+                try:
+                    return Cell.parse(name).model
+                except ValueError:
+                    return name if name in known else nodeid
+
+        known = {*self.harness.registry.entries, *self.harness.timm_models}
+        return ModelScheduling(config, log)
