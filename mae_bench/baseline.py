@@ -6,7 +6,7 @@ import csv
 import io
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +48,8 @@ class Baseline:
     """Rows and outcomes as committed in ``path``."""
 
     path: Path
-    rows: dict[str, ResultRow] = field(default_factory=dict)
-    outcomes: Outcomes | None = None
+    rows: dict[str, ResultRow]
+    outcomes: Outcomes
 
     @classmethod
     def load(cls, path: Path, suite: str) -> Baseline | None:
@@ -87,7 +87,6 @@ class Baseline:
         """Raises:
         BaselineError: not one of the images ``ids`` is in the baseline.
         """
-        assert self.outcomes is not None
         if not set(self.outcomes.ids.tolist()) & {i.encode() for i in ids}:
             raise BaselineError(
                 f"baseline {self.path} and this run have no image in common, so nothing can be compared: "
@@ -96,7 +95,6 @@ class Baseline:
 
     def compare(self, result: CellResult, ids: Sequence[str], rule: Rule) -> Verdict | Incomparable:
         """The verdict on a finished cell whose images are ``ids``, or why it has none."""
-        assert self.outcomes is not None
         cell = cell_of(result.row).id
         there = self.rows.get(cell)
         if there is None:
@@ -106,7 +104,11 @@ class Baseline:
             if mine != theirs:
                 return Incomparable(cell, name, str(mine), str(theirs))
         position = {image: i for i, image in enumerate(self.outcomes.ids.tolist())}
-        pairs = [(i, position[image.encode()]) for i, image in enumerate(ids[: len(result.prediction)]) if image.encode() in position]
+        pairs = [
+            (i, position[image.encode()])
+            for i, image in enumerate(ids[: len(result.prediction)])
+            if image.encode() in position
+        ]
         here, then = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
         before = self.outcomes.prediction[cell][then]
         held = before != ABSENT
@@ -118,7 +120,6 @@ class Baseline:
 
     def shifts(self, result: CellResult) -> list[Shift]:
         """Indicators of a compared cell that moved; only where both evaluated the same images in the same order."""
-        assert self.outcomes is not None
         cell = cell_of(result.row).id
         there = self.rows.get(cell)
         if there is None or there.manifest_hash != result.row.manifest_hash:
@@ -165,7 +166,9 @@ def updated(
         missing = (expected.get(key, set()) | held) - ran.keys()
         partial = [r.row.condition for r in ran.values() if r.row.status == "partial"]
         if partial:
-            refused.append(f"{name}: ran on {ran[partial[0]].row.n} of {ran[partial[0]].row.n_expected} images; use --mae-limit 0")
+            refused.append(
+                f"{name}: ran on {ran[partial[0]].row.n} of {ran[partial[0]].row.n_expected} images; use --mae-limit 0"
+            )
         elif missing:
             hint = " (add --mae-full)" if missing & held else ""
             refused.append(f"{name}: {len(missing)} cells did not run, such as {min(missing)}{hint}")
@@ -178,8 +181,7 @@ def updated(
     rows = {cell_of(result.row).id: result.row for result in taken}
     families = {(row.model, row.family) for row in rows.values()}
     kept = {cell: row for cell, row in old.items() if (row.model, row.family) not in families}
-    if kept:
-        assert baseline is not None and baseline.outcomes is not None
+    if baseline is not None and kept:
         if baseline.outcomes.ids.tolist() != new.ids.tolist():
             raise BaselineError(
                 f"baseline {path} is of other images and {len(kept)} of its cells were not run again: "
@@ -193,7 +195,6 @@ def updated(
 
 def save(baseline: Baseline) -> None:
     """Write ``cells.csv`` and ``outcomes.npz``."""
-    assert baseline.outcomes is not None
     write_atomically(baseline.path / "cells.csv", table(baseline.rows.values()).encode())
     baseline.outcomes.save(baseline.path / "outcomes.npz")
 

@@ -1,4 +1,7 @@
-"""Cells of the evaluation matrix: one model x one degradation at one level. The only place that formats or parses their ids."""
+"""Cells of the evaluation matrix: one model x one degradation at one level.
+
+The only place that formats or parses their ids.
+"""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ class Comparison:
             parts.append(verdict_table([*shown, *self.references], later, self.references))
         if later:
             parts.append(
-                f"{len(later)} of these are regressions by Holm's later steps over the {rule.cells} cells of the baseline."
+                f"{len(later)} of these are regressions by Holm's later steps over the baseline's {rule.cells} cells."
             )
         if len(self.verdicts) < rule.cells:
             parts.append(
@@ -93,11 +93,15 @@ class Comparison:
             parts.append(f"{len(new)} cells are new, the baseline lacks them: {new[0].field} {', '.join(names)}.")
         if other:
             lines = [(i.cell, i.field, i.here, i.there) for i in other]
-            table = tabulate(lines[:20], headers=["not comparable", "differs in", "here", "baseline"], disable_numparse=True)
+            table = tabulate(
+                lines[:20], headers=["not comparable", "differs in", "here", "baseline"], disable_numparse=True
+            )
             more = f"\n... and {len(lines) - 20} more" if len(lines) > 20 else ""
             parts.append(table + more)
         if self.shifts:
-            shifts = [(s.cell, s.indicator, f"{s.difference:+.3f}", f"[{s.low:+.3f}, {s.high:+.3f}]") for s in self.shifts]
+            shifts = [
+                (s.cell, s.indicator, f"{s.difference:+.3f}", f"[{s.low:+.3f}, {s.high:+.3f}]") for s in self.shifts
+            ]
             table = tabulate(shifts, headers=["look here", "indicator", "change", "95 %"], disable_numparse=True)
             parts.append(table)
         return "\n\n".join(parts)
@@ -115,7 +119,9 @@ class Comparison:
         )
 
 
-def verdict_table(verdicts: Iterable[Verdict], later: Sequence[Verdict] = (), references: Sequence[Verdict] = ()) -> str:
+def verdict_table(
+    verdicts: Iterable[Verdict], later: Sequence[Verdict] = (), references: Sequence[Verdict] = ()
+) -> str:
     """Cell, before, after, images lost and gained, p-value and verdict, one line per cell."""
     from tabulate import tabulate
 

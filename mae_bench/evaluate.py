@@ -22,7 +22,7 @@ from mae_bench.degradations import Setting, degradation
 from mae_bench.errors import BenchError
 from mae_bench.images import BLOCK, View, decoded
 from mae_bench.indicators import INDICATOR_VERSION, alignment, retention
-from mae_bench.indicators.accuracy import TOP_K, Outcomes, accuracy_sums, outcomes
+from mae_bench.indicators.accuracy import TOP_K, accuracy_sums, outcomes
 from mae_bench.indicators.block_sums import BlockSums
 from mae_bench.indicators.calibration import calibration_sums, expected_calibration_error
 from mae_bench.models.pool import LoadedModel
@@ -202,11 +202,11 @@ class Evaluation:
     @cached_property
     def _targets(self) -> np.ndarray:
         """(images,) the model output that stands for each image's class."""
-        return np.asarray(self.label_map.outputs)[self.suite.manifest.labels[: self.images]]
+        return np.asarray(np.asarray(self.label_map.outputs)[self.suite.manifest.labels[: self.images]])
 
     @cached_property
     def _class_of_output(self) -> np.ndarray:
-        classes = -1 - np.arange(self.model.outputs)
+        classes: np.ndarray = -1 - np.arange(self.model.outputs)
         classes[list(self.label_map.outputs)] = np.arange(len(self.label_map.outputs))
         return classes
 
@@ -409,7 +409,7 @@ class Evaluation:
             return "constant"
         return f"no {token} token at layer {layer}"
 
-    def _summary(self, indicators: list[dict[str, Any]]) -> dict[str, float | None]:
+    def _summary(self, indicators: list[dict[str, Any]]) -> dict[str, Any]:
         """The row's layer indicators: those of the last block, all heads together."""
         last = {
             (r["indicator"], r["token"]): r["value"]

@@ -19,6 +19,12 @@ UNRANKED = ("clean", "token_drop")
 """Families that do not enter the ranking score."""
 RESAMPLES = 2000
 _SEED = 20260203
+_LEGEND = (
+    "Rates in percent with 95 % intervals (clean: Wilson; score: bootstrap over images). *score*: mean over the families, "
+    "clean and token_drop apart, of the mean top-1 of a family's cells. *kept*: that mean over the clean top-1. `1=`: the "
+    "paired difference from the leader may be chance (bootstrap over images, Holm over models). *alignment* (mean patch "
+    "token) and *retention adj.*: at the last block, mean over the cells. images/s depends on the machine that ran."
+)
 
 
 @dataclass(frozen=True)
@@ -77,7 +83,9 @@ class Leaderboard:
         default = {family: default_conditions(family, SUITES[suite].reference_size) for family in families}
         shared = {family: _shared(family, by_model, default[family], images) for family in families}
         standings = [
-            _standing(model, mine, shared, default, images) for model, mine in by_model.items() if _clean(mine) is not None
+            _standing(model, mine, shared, default, images)
+            for model, mine in by_model.items()
+            if _clean(mine) is not None
         ]
         return cls(suite, families, images, rows[0].n_expected, _ranked(standings, shared, outcomes), tuple(rows))
 
@@ -142,7 +150,11 @@ class Leaderboard:
     @property
     def caption(self) -> str:
         """What the table is of, in one sentence."""
-        subset = f"all {self.images:,}" if self.images == self.images_expected else f"the first {self.images:,} of {self.images_expected:,}"
+        subset = (
+            f"all {self.images:,}"
+            if self.images == self.images_expected
+            else f"the first {self.images:,} of {self.images_expected:,}"
+        )
         return f"{self.suite}: {subset} images, {len(self.rows)} cells."
 
     def to_text(self) -> str:
@@ -158,11 +170,7 @@ class Leaderboard:
             f"# Leaderboard: {self.suite}",
             self.caption,
             tabulate(_escaped(self.cells()), headers=self.header, tablefmt="github", disable_numparse=True),
-            "Rates in percent with 95 % intervals (clean: Wilson; score: bootstrap over images). *score*: mean over "
-            f"{', '.join(f for f in self.families if f not in UNRANKED) or 'no family'} of the mean top-1 of the family's "
-            "cells. *kept*: that mean over the clean top-1. `1=`: the paired difference from the leader may be chance "
-            "(bootstrap over images, Holm over models). *alignment* (mean patch token) and *retention adj.*: at the last "
-            "block, mean over the cells. images/s depends on the machine that ran.",
+            _LEGEND,
         ]
         for family in self.families:
             parts += [f"## {family}", self._conditions(family)]
@@ -177,7 +185,14 @@ class Leaderboard:
         for name in names:
             mine = [row for row in self.rows if row.degradation == name]
             values = sorted({row.level for row in mine})
-            header = ["model", *(f"{value:g}" for value in values), "AUC", "level at half", "alignment centred", "retention adj."]
+            header = [
+                "model",
+                *(f"{value:g}" for value in values),
+                "AUC",
+                "level at half",
+                "alignment centred",
+                "retention adj.",
+            ]
             lines = []
             for standing in self.standings:
                 curve = {row.level: row for row in mine if row.model == standing.model}
@@ -316,7 +331,8 @@ def _standing(
     model: str, rows: Sequence[ResultRow], shared: Mapping[str, set[str]], default: Mapping[str, set[str]], images: int
 ) -> Standing:
     clean = _clean(rows)
-    assert clean is not None and clean.top1 is not None and clean.top1_low is not None and clean.top1_high is not None
+    assert clean is not None
+    clean_top1 = clean.top1 or 0.0
     robust, retained, auc, partial = {}, {}, {}, []
     last: dict[str, dict[str, float | None]] = {name: {} for name in ("alignment", "alignment_centered", "retention")}
     for family in shared:
@@ -327,19 +343,19 @@ def _standing(
         if not counted:
             continue
         robust[family] = float(np.mean([r.top1 for r in counted if r.top1 is not None]))
-        if clean.top1:
-            retained[family] = robust[family] / clean.top1
+        if clean_top1:
+            retained[family] = robust[family] / clean_top1
         curves: dict[str, dict[float, float]] = {}
         for r in counted:
             curves.setdefault(r.degradation, {})[r.level] = r.top1 or 0.0
-        auc[family] = float(np.mean([area_under_curve(clean.top1, curve) for curve in curves.values()]))
+        auc[family] = float(np.mean([area_under_curve(clean_top1, curve) for curve in curves.values()]))
         last["alignment"][family] = _mean(r.alignment_mean_patch for r in counted)
         last["alignment_centered"][family] = _mean(r.alignment_centered_mean_patch for r in counted)
         last["retention"][family] = _mean(r.retention_adjusted for r in counted)
     return Standing(
         model=model,
         parameters=clean.parameters,
-        clean=(clean.top1, clean.top1_low, clean.top1_high),
+        clean=(clean_top1, clean.top1_low or 0.0, clean.top1_high or 1.0),
         robust=robust,
         retained=retained,
         auc=auc,

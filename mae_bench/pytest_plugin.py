@@ -13,7 +13,7 @@ import os
 import re
 import secrets
 from collections.abc import Callable, Generator, Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -265,7 +265,9 @@ class Harness:
             from mae_bench.baseline import in_continuous_integration
 
             if in_continuous_integration():
-                raise pytest.UsageError("--mae-update-baseline is refused where CI is set: a gate must not move its own mark")
+                raise pytest.UsageError(
+                    "--mae-update-baseline is refused where CI is set: a gate must not move its own mark"
+                )
             if options["baseline"] == "none":
                 raise pytest.UsageError("--mae-update-baseline needs a baseline directory, not --mae-baseline none")
         return harness
@@ -538,9 +540,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol(
-    item: pytest.Item, nextitem: pytest.Item | None
-) -> Generator[None, object, object]:
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> Generator[None, object, object]:
     result = yield
     item.config.stash[HARNESS].release_unless(_model_of(nextitem) if nextitem is not None else None)
     return result
@@ -557,7 +557,7 @@ def pytest_report_teststatus(report: pytest.TestReport | pytest.CollectReport) -
 
 
 def _said(report: pytest.TestReport, key: str) -> dict[str, Any]:
-    said: dict[str, Any] = next((json.loads(value) for name, value in report.user_properties if name == key), {})
+    said: dict[str, Any] = next((json.loads(str(value)) for name, value in report.user_properties if name == key), {})
     return said
 
 
@@ -628,9 +628,7 @@ class Gate:
             return []
         board = Leaderboard.of([r.row for r in results], Outcomes.of(harness.suite.name, results, *images))
         write_atomically(run.path / "leaderboard.md", board.to_markdown().encode())
-        self.sections.append(
-            ("mae_bench: leaderboard", f"{board.caption}\n\n{board.to_text()}\n\nResults: {run.path}")
-        )
+        self.sections.append(("mae_bench: leaderboard", f"{board.caption}\n\n{board.to_text()}\n\nResults: {run.path}"))
         if self.notes:
             self.sections.append(("mae_bench: not resumed", "\n".join(self.notes)))
         if harness.baseline_path is None:
@@ -681,12 +679,9 @@ class Gate:
         path = harness.baseline_path
         assert path is not None
         full, size = harness.options["full"], harness.suite.reference_size
-        expected = {
-            (r.row.model, r.row.family): default_conditions(r.row.family, size, full) for r in results
-        }
+        expected = {(r.row.model, r.row.family): default_conditions(r.row.family, size, full) for r in results}
         baseline, put_in, refused = updated(harness.baseline, path, results, expected, images)
         save(baseline)
-        assert baseline.outcomes is not None
         board = Leaderboard.of(baseline.rows.values(), baseline.outcomes)
         write_atomically(path / "leaderboard.md", board.to_markdown().encode())
         write_atomically(path / "leaderboard.csv", board.to_csv().encode())
@@ -720,7 +715,7 @@ class Distribution:
             return None
         from xdist.scheduler.loadscope import LoadScopeScheduling
 
-        class ModelScheduling(LoadScopeScheduling):
+        class ModelScheduling(LoadScopeScheduling):  # type: ignore[misc]
             def _split_scope(self, nodeid: str) -> str:
                 name = nodeid.partition("[")[2].removesuffix("]")
                 try:

@@ -26,7 +26,8 @@ def philox(counter: tuple[Tensor | int, ...], key: tuple[Tensor, Tensor], rounds
         p0, p1 = c0 * torch.as_tensor(_M0), c2 * torch.as_tensor(_M1)
         c0, c1, c2, c3 = ((p1 >> 32) & _LOW) ^ c1 ^ k0, p1 & _LOW, ((p0 >> 32) & _LOW) ^ c3 ^ k1, p0 & _LOW
         k0, k1 = (k0 + _W0) & _LOW, (k1 + _W1) & _LOW
-    return tuple(torch.broadcast_tensors(*(torch.as_tensor(word) for word in (c0, c1, c2, c3))))
+    words: tuple[Tensor, ...] = torch.broadcast_tensors(*(torch.as_tensor(word) for word in (c0, c1, c2, c3)))  # type: ignore[no-untyped-call]
+    return words
 
 
 def random_words(keys: Tensor, count: int, seed: int, stream: str) -> Tensor:

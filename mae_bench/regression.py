@@ -46,7 +46,9 @@ class Verdict:
         return (self.lost - self.gained) / self.images
 
 
-def verdict(cell: str, before: np.ndarray, after: np.ndarray, labels: np.ndarray, rule: Rule, note: str = "") -> Verdict:
+def verdict(
+    cell: str, before: np.ndarray, after: np.ndarray, labels: np.ndarray, rule: Rule, note: str = ""
+) -> Verdict:
     """The verdict on ``cell`` from the classes predicted ``before`` and ``after`` (n,) and the ``labels`` (n,).
 
     The first that applies: *unchanged*: no prediction changed. *regression*: exact one-sided McNemar
@@ -83,11 +85,9 @@ def holm_additions(verdicts: Sequence[Verdict], rule: Rule) -> list[Verdict]:
     The family is all ``rule.cells``; those that did not run count as not rejected, which keeps the error rate.
     """
     added = []
-    rejected = 0
-    for candidate in sorted(verdicts, key=lambda v: v.p_value):
+    for rejected, candidate in enumerate(sorted(verdicts, key=lambda v: v.p_value)):
         if candidate.p_value > rule.alpha / max(1, rule.cells - rejected):
             break
-        rejected += 1
         if candidate.judgement not in ("regression", "unchanged") and candidate.drop >= rule.min_drop:
             added.append(candidate)
     return added

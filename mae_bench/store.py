@@ -67,11 +67,15 @@ class RunDirectory:
         try:
             path.mkdir(parents=True, exist_ok=True)
             if not resume and any(path.iterdir()):
-                raise StoreError(f"run directory {path} is not empty: add --mae-resume to go on with it, or name another")
+                raise StoreError(
+                    f"run directory {path} is not empty: add --mae-resume to go on with it, or name another"
+                )
             with tempfile.NamedTemporaryFile(dir=path, prefix=".writable"):
                 pass
         except OSError as error:
-            raise StoreError(f"run directory {path} is not writable ({error}): choose another with --mae-run") from error
+            raise StoreError(
+                f"run directory {path} is not writable ({error}): choose another with --mae-run"
+            ) from error
         return cls(path)
 
     @property
@@ -119,7 +123,9 @@ class RunDirectory:
             prediction = np.array(record["prediction"], dtype=np.int64)
             return CellResult(row, prediction, record["indicators"], record["block_sums"])
         except (ValueError, KeyError, TypeError) as error:
-            raise StoreError(f"{path}: not a cell that can be read ({error}); remove it and run the cell again") from error
+            raise StoreError(
+                f"{path}: not a cell that can be read ({error}); remove it and run the cell again"
+            ) from error
 
     def merge(self, ids: Sequence[str], labels: np.ndarray, classes: Sequence[str]) -> list[CellResult]:
         """Write ``cells.parquet``, ``indicators.parquet`` and ``outcomes.npz`` from the finished cells."""
@@ -127,9 +133,7 @@ class RunDirectory:
 
         results = self.cells()
         pd.DataFrame([result.row.to_dict() for result in results]).to_parquet(self.path / "cells.parquet", index=False)
-        long = [
-            {"cell": cell_of(result.row).id, **record} for result in results for record in result.indicators
-        ]
+        long = [{"cell": cell_of(result.row).id, **record} for result in results for record in result.indicators]
         columns = ["cell", "indicator", "layer", "head", "token", "value", "reason"]
         frame = pd.DataFrame(long, columns=columns).astype({"head": "Int64", "layer": "Int64"})
         frame.to_parquet(self.path / "indicators.parquet", index=False)
@@ -216,8 +220,8 @@ class Outcomes:
                 version = int(file["schema_version"])
                 if version != SCHEMA_VERSION:
                     raise StoreError(
-                        f"{path}: schema {version}, this mae_bench reads {SCHEMA_VERSION}: make the baseline again with "
-                        "--mae-update-baseline, or use the version that wrote it"
+                        f"{path}: schema {version}, this mae_bench reads {SCHEMA_VERSION}: make the baseline again "
+                        "with --mae-update-baseline, or use the version that wrote it"
                     )
                 outcomes = cls(str(file["suite"]), file["ids"], file["labels"], file["classes"])
                 names = [str(name) for name in file["block_sum_names"]]
@@ -230,4 +234,6 @@ class Outcomes:
         except StoreError:
             raise
         except (OSError, ValueError, KeyError, EOFError) as error:
-            raise StoreError(f"{path}: not a file of outcomes ({error}); restore it or make the baseline again") from error
+            raise StoreError(
+                f"{path}: not a file of outcomes ({error}); restore it or make the baseline again"
+            ) from error

@@ -11,9 +11,8 @@ from mae_bench.rows import IDENTITY, SCHEMA_VERSION, ResultRow, identity_differe
 
 LAW = settings(max_examples=50, deadline=None, derandomize=True)
 
-TYPES = {
-    field.name: str(field.type).removesuffix(" | None") for field in dataclasses.fields(ResultRow)
-}  # annotations are text
+# annotations are text under ``from __future__ import annotations``
+TYPES = {field.name: str(field.type).removesuffix(" | None") for field in dataclasses.fields(ResultRow)}
 NULLABLE = {field.name for field in dataclasses.fields(ResultRow) if str(field.type).endswith("| None")}
 FIELDS = tuple(TYPES)
 
@@ -46,7 +45,7 @@ def test_number_that_is_not_finite_is_refused_naming_the_field(name: str, value:
 @pytest.mark.parametrize(
     "value",
     [np.float64(0.5), np.float32(0.5), np.int64(3), np.str_("a"), True, np.True_, [0.5], {"a": 1}, 1j, b"a"],
-    ids=lambda value: type(value).__name__,
+    ids=lambda value: f"{type(value).__module__}.{type(value).__name__}",
 )
 @pytest.mark.parametrize("name", ["top1", "n", "model", "level", "schema_version"])
 def test_value_that_is_not_a_plain_scalar_is_refused_naming_field_and_type(name: str, value: Any) -> None:
@@ -100,7 +99,7 @@ def test_all_unknown_fields_are_named() -> None:
         ResultRow.from_dict(record(zeal=1, colour="red"))
 
 
-@pytest.mark.parametrize("version", [0, -1, SCHEMA_VERSION + 1, "1", None, 1.0, True])
+@pytest.mark.parametrize("version", [0, -1, SCHEMA_VERSION + 1, "1", None, 1.0])
 def test_unknown_schema_version_is_refused_with_a_remedy(version: Any) -> None:
     for read in (upgrade, ResultRow.from_dict):
         with pytest.raises(ValueError, match=r"schema .* is not known here.*mae_bench version that wrote it") as caught:

@@ -76,8 +76,10 @@ def test_mcnemar_is_the_binomial_sum(lost: int, gained: int) -> None:
 @given(st.integers(0, 200), st.integers(0, 200))
 def test_mcnemar_falls_with_losses_and_rises_with_gains(lost: int, gained: int) -> None:
     p = mcnemar(lost, gained)
-    assert mcnemar(lost + 1, gained) < p <= 1
+    assert mcnemar(lost + 1, gained) <= p <= 1
     assert mcnemar(lost, gained + 1) >= p
+    # far on the side of gains both round to 1
+    assert mcnemar(lost + 1, gained) < p or p > 1 - 1e-12
 
 
 def test_mcnemar_without_changes_is_certain_of_nothing() -> None:
@@ -112,13 +114,13 @@ def step_down(p_values: list[float], level: float) -> set[int]:
 probabilities = st.one_of(st.floats(0, 1), st.sampled_from([0.0, 0.001, 0.01, 0.02, 0.04, 1.0]))
 
 
-@LAW
+@SLOW_LAW
 @given(st.lists(probabilities, max_size=30))
 def test_holm_is_the_slow_adjustment(p_values: list[float]) -> None:
     assert holm(p_values) == pytest.approx(slow_holm(p_values), abs=1e-12)
 
 
-@LAW
+@SLOW_LAW
 @given(st.lists(probabilities, min_size=1, max_size=12), st.sampled_from([0.0101, 0.0499, 0.2003]))
 def test_holm_rejects_what_the_step_down_procedure_rejects(p_values: list[float], level: float) -> None:
     # a probability within rounding of its bound may fall to either side
@@ -126,7 +128,7 @@ def test_holm_rejects_what_the_step_down_procedure_rejects(p_values: list[float]
     assert {i for i, p in enumerate(holm(p_values)) if p <= level} == step_down(p_values, level)
 
 
-@LAW
+@SLOW_LAW
 @given(st.lists(probabilities, min_size=1, max_size=12), st.data())
 def test_holm_follows_its_input_when_reordered(p_values: list[float], data: st.DataObject) -> None:
     order = data.draw(st.permutations(range(len(p_values))))
@@ -137,7 +139,7 @@ def test_holm_follows_its_input_when_reordered(p_values: list[float], data: st.D
 def golden_maximum(function: Callable[[float], float], low: float, high: float) -> float:
     """Where a concave function is largest on [low, high], by shrinking the interval."""
     ratio = (math.sqrt(5) - 1) / 2
-    for _ in range(120):
+    for _ in range(60):
         left, right = high - ratio * (high - low), low + ratio * (high - low)
         if function(left) < function(right):
             low = left
@@ -159,9 +161,7 @@ def slow_paired_drop_upper(lost: int, gained: int, images: int) -> float:
     def statistic(delta: float) -> float:
         def likelihood(q: float) -> float:
             return (
-                logarithm(lost, q + delta)
-                + logarithm(gained, q)
-                + logarithm(images - lost - gained, 1 - 2 * q - delta)
+                logarithm(lost, q + delta) + logarithm(gained, q) + logarithm(images - lost - gained, 1 - 2 * q - delta)
             )
 
         q = golden_maximum(likelihood, max(0.0, -delta), (1 - delta) / 2)
@@ -169,7 +169,7 @@ def slow_paired_drop_upper(lost: int, gained: int, images: int) -> float:
         return (lost - gained - images * delta) / math.sqrt(images * variance)
 
     low, high = (lost - gained) / images, 1.0
-    for _ in range(60):
+    for _ in range(40 if low < 1 else 0):
         middle = (low + high) / 2
         if statistic(middle) > -Z_95:
             low = middle

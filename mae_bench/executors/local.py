@@ -52,7 +52,9 @@ def resolved_device(name: str) -> str:
 class LocalExecutor:
     """Runs cells of one suite into one run directory."""
 
-    def __init__(self, entry: SuiteEntry, data: Path | None, settings: Settings, run: RunDirectory, resume: bool) -> None:
+    def __init__(
+        self, entry: SuiteEntry, data: Path | None, settings: Settings, run: RunDirectory, resume: bool
+    ) -> None:
         self.entry = entry
         self.data = data
         self.settings = settings

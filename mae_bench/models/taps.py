@@ -89,7 +89,7 @@ class TransformerTaps(Taps):
                 features.tokens[layer, "patch"] = body
 
         def keep_heads(block: int, heads: int, outputs: Tensor) -> None:
-            outputs = outputs.unflatten(-1, (heads, -1)).float()
+            outputs = outputs.reshape(*outputs.shape[:-1], heads, -1).float()
             if self.has_cls:
                 features.heads[block, "cls"] = outputs[:, 0]
             body = outputs[:, self.prefix :]
@@ -130,7 +130,7 @@ class StageTaps(Taps):
         self.blocks = len(stages)
         self.reason = None
 
-    def _attach(self, features: Features, patches: bool, handles: list[RemovableHandle]) -> None:
+    def _attach(self, features: Features, patches: bool, handles: list[RemovableHandle]) -> None:  # noqa: ARG002
         def keep(layer: int, values: Tensor) -> None:
             features.tokens[layer, "mean_patch"] = (
                 values.flatten(2).float().mean(-1) if values.ndim == 4 else values.float()
@@ -150,15 +150,19 @@ def taps_of(module: nn.Module, example: Tensor) -> Taps:
         return TransformerTaps(module)
     stages = _stages(module, example)
     if stages is not None:
-        return StageTaps(stages, module.get_classifier())
+        *blocks, classifier = stages
+        return StageTaps(blocks, classifier)
     return Taps(f"the layers of {type(module).__name__} are not tapped")
 
 
 def _stages(module: nn.Module, example: Tensor) -> list[nn.Module] | None:
-    """The stage modules that timm names for ``module``, if each gives (B, C, h, w) with the channels it declares."""
+    """The stages that timm names for ``module``, if each gives (B, C, h, w) with the channels it declares, and last
+    its classifier.
+    """
     info = getattr(module, "feature_info", None)
     named = dict(module.named_modules())
-    if not info or not isinstance(getattr(module, "get_classifier", lambda: None)(), nn.Linear):
+    classifier = getattr(module, "get_classifier", lambda: None)()
+    if not info or not isinstance(classifier, nn.Linear):
         return None
     stages = [(named.get(stage["module"]), stage["num_chs"]) for stage in info]
     outputs: dict[int, object] = {}
@@ -177,4 +181,4 @@ def _stages(module: nn.Module, example: Tensor) -> list[nn.Module] | None:
         out = outputs.get(i)
         if not isinstance(out, Tensor) or out.ndim != 4 or out.shape[1] != channels:
             return None
-    return [stage for stage, _ in stages if stage is not None]
+    return [*(stage for stage, _ in stages if stage is not None), classifier]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +30,7 @@ class Architecture:
 
 
 def _vit_28_patch4(classes: int) -> nn.Module:
-    return VisionTransformer(
+    model: nn.Module = VisionTransformer(
         img_size=28,
         patch_size=4,
         in_chans=1,
@@ -39,10 +40,11 @@ def _vit_28_patch4(classes: int) -> nn.Module:
         depth=6,
         num_heads=4,
     )
+    return model
 
 
 def _resnet_28(classes: int) -> nn.Module:
-    model = ResNet(BasicBlock, (1, 1, 1, 1), num_classes=classes, in_chans=1, channels=(16, 32, 64, 128))
+    model: nn.Module = ResNet(BasicBlock, (1, 1, 1, 1), num_classes=classes, in_chans=1, channels=(16, 32, 64, 128))
     # the stem for small images (He et al. 2016, section 4.2): no early stride, no pooling
     model.conv1 = nn.Conv2d(1, 64, kernel_size=3, padding=1, bias=False)
     model.maxpool = nn.Identity()
@@ -63,6 +65,29 @@ ARCHITECTURES = {
         Architecture("resnet_28", _resnet_28, _PREPROCESSING_28),
     )
 }
+
+
+@dataclass(frozen=True)
+class Card:
+    """What is recorded of a bundled model beside its weights; top-1 in [0, 1]."""
+
+    name: str
+    architecture: str
+    parameters: int
+    validation_top1: float
+    summary: str
+
+
+def cards() -> list[Card]:
+    """The cards of all bundled models, by name."""
+    found = []
+    for path in sorted(WEIGHTS.glob("*.safetensors")):
+        record = json.loads(path.with_suffix(".json").read_text())
+        recipe = record["recipe"]
+        found.append(
+            Card(path.stem, recipe["architecture"], record["parameters"], record["validation_top1"], recipe["summary"])
+        )
+    return found
 
 
 def bundled(name: str) -> nn.Module:
@@ -88,7 +113,9 @@ def bundled(name: str) -> nn.Module:
     classes = next(len(state[key]) for key in ("head.weight", "fc.weight") if key in state)
     model = architecture.build(classes)
     try:
-        model.load_state_dict({key: value.float() if value.is_floating_point() else value for key, value in state.items()})
+        model.load_state_dict(
+            {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
+        )
     except RuntimeError as error:
         raise ModelError(f"{path}: does not fit architecture {architecture.name}: {error}") from error
     model.pretrained_cfg = architecture.pretrained_cfg  # type: ignore[assignment]

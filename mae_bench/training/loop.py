@@ -6,14 +6,16 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from timm.layers import set_fused_attn
+from lightly.models.modules import MaskedVisionTransformerTIMM
+from timm.layers import set_fused_attn, use_fused_attn
+from timm.models.vision_transformer import VisionTransformer
 from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
 from torch.nn import functional
@@ -58,6 +60,11 @@ def train(recipe: Recipe, data: Path, out: Path, report: Report = print) -> Path
         missing, unexpected = model.load_state_dict(autoencoder.encoder.state_dict(), strict=False)
         if unexpected or {key.split(".")[0] for key in missing} != {"head"}:
             raise RuntimeError(f"the pretrained encoder does not fit the classifier: {missing=}, {unexpected=}")
+
+    elif isinstance(model, VisionTransformer):
+        # the weights that masked pretraining would start from, so that pretraining is all that differs
+        MaskedVisionTransformerTIMM(vit=model)
+        model.pos_embed.requires_grad_(True)
 
     optimisation = classification_of(recipe)
     smoothing = optimisation.label_smoothing
@@ -120,33 +127,27 @@ def top1(model: nn.Module, images: np.ndarray, labels: np.ndarray) -> float:
     return hits / len(labels)
 
 
-def step_flops(module: nn.Module, loss: Callable[[], Tensor]) -> int:
-    """FLOPs of one forward and backward pass, attention included."""
-    fused = set_fused_attn
-    fused(False)  # the counter does not know every fused kernel; the products are the same
-    try:
-        with FlopCounterMode(display=False) as counter:
-            loss().backward()
-    finally:
-        fused(True)
-        module.zero_grad(set_to_none=True)
-    return int(counter.get_total_flops())
-
-
 def image_flops(recipe: Recipe) -> tuple[int, int]:
-    """FLOPs per image of (pretraining, classification), forward and backward."""
+    """FLOPs per image of (pretraining, classification), forward and backward, attention included."""
     architecture = ARCHITECTURES[recipe.architecture]
-    x = torch.zeros(8, 1, 28, 28)
-    set_fused_attn(False)  # modules decide when they are built
+    images = torch.zeros(8, 1, 28, 28)
+
+    def counted(loss: Callable[[], Tensor]) -> int:
+        with FlopCounterMode(display=False) as counter:
+            torch.autograd.backward(loss())
+        return int(counter.get_total_flops()) // len(images)
+
+    fused = use_fused_attn()
+    set_fused_attn(False)  # the counter does not know every fused kernel; a module decides when it is built
     try:
         model = architecture.build(CLASSES)
-        pretraining = 0
-        if recipe.pretraining is not None:
-            autoencoder = MaskedAutoencoder(architecture.build(0), recipe.pretraining)
-            pretraining = step_flops(autoencoder, lambda: autoencoder(x)) // len(x)
+        classification = counted(lambda: model(images).sum())
+        if recipe.pretraining is None:
+            return 0, classification
+        autoencoder = MaskedAutoencoder(architecture.build(0), recipe.pretraining)
+        return counted(lambda: autoencoder(images)), classification
     finally:
-        set_fused_attn(True)
-    return pretraining, step_flops(model, lambda: model(x).sum()) // len(x)
+        set_fused_attn(bool(fused))
 
 
 def training_flops(recipe: Recipe) -> int:
@@ -215,7 +216,7 @@ class Phase:
             x = torch.from_numpy(images[batch]).unsqueeze(1).float() / 255
             loss = loss_of(augmented(x, generator), torch.from_numpy(labels[batch]))
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            torch.autograd.backward(loss)
             nn.utils.clip_grad_norm_(module.parameters(), 1.0)
             optimizer.step()
             losses.append(float(loss.detach()))
@@ -268,12 +269,13 @@ def card(recipe: Recipe, curve: dict[str, Any]) -> str:
         f"* {name}: {phase['steps']:,} steps, weights of step {phase['chosen_step']:,}"
         for name, phase in curve["phases"].items()
     )
+    held_out = VALIDATION_IMAGES_PER_CLASS * CLASSES
     return f"""# {recipe.name}
 
 {recipe.summary[0].upper() + recipe.summary[1:]}.
 
 * architecture: `{recipe.architecture}`, {curve["parameters"]:,} parameters, stored in half precision
-* data: the 60,000 Fashion-MNIST training images (Zalando, MIT), {VALIDATION_IMAGES_PER_CLASS * CLASSES:,} of them held out for validation
+* data: the 60,000 Fashion-MNIST training images (Zalando, MIT), {held_out:,} of them held out for validation
 {phases}
 * training FLOPs (forward and backward, counted): {curve["training_flops"]:.3e}
 * validation top-1: {100 * curve["validation_top1"]:.2f} %
@@ -282,8 +284,3 @@ def card(recipe: Recipe, curve: dict[str, Any]) -> str:
 Meant for showing and testing this benchmark on a machine without a network; not for use as a classifier.
 The learning curve is in `{recipe.name}.json`.
 """
-
-
-def recipes(names: list[str]) -> Iterator[Recipe]:
-    for name in names:
-        yield RECIPES[name]

@@ -42,4 +42,5 @@ class MaskedAutoencoder(nn.Module):
         mean = patches.mean(-1, keepdim=True)
         variance = patches.var(-1, keepdim=True, unbiased=False)
         target = (patches - mean) / (variance + self.recipe.variance_floor).sqrt()
-        return (predicted - target).square().mean()
+        loss: Tensor = (predicted - target).square().mean()
+        return loss

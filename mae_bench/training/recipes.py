@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from mae_bench.cells import near_name
+from mae_bench.errors import BenchError
+
 
 @dataclass(frozen=True)
 class Optimisation:
@@ -40,8 +43,7 @@ class Recipe:
     """How one bundled model is made.
 
     ``equal_compute_to`` names the recipe whose counted training FLOPs (forward and backward, all of
-    its phases) this one may spend; its own ``classification.steps`` are then an upper bound of nothing:
-    they are replaced by the number of steps that the budget buys.
+    its phases) this one may spend; ``classification.steps`` is then 0, and the budget says how many it buys.
     """
 
     name: str
@@ -65,7 +67,7 @@ _SUPERVISED = Recipe(
     name="supervised_s0",
     architecture="vit_28_patch4",
     seed=0,
-    classification=Optimisation(steps=0, batch_size=128, learning_rate=1e-3),
+    classification=Optimisation(steps=0, batch_size=128, learning_rate=2e-3),
     equal_compute_to="mae_ft_s0",
     summary="the same ViT trained supervised from scratch with the same training FLOPs",
 )
@@ -78,3 +80,14 @@ _CNN = Recipe(
 )
 
 RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (_MAE, _SUPERVISED, _CNN)}
+
+
+def recipe_named(name: str) -> Recipe:
+    """The recipe of the bundled model called ``name``.
+
+    Raises:
+        BenchError: there is none; the message names the nearest.
+    """
+    if name not in RECIPES:
+        raise BenchError(f"unknown recipe {name!r}: {near_name(name, RECIPES)}")
+    return RECIPES[name]

@@ -1,0 +1,628 @@
+import gzip
+import hashlib
+import math
+import struct
+import threading
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from mae_bench.images import (
+    BLOCK,
+    PROBE_BLOCKS,
+    ImageError,
+    Manifest,
+    View,
+    content_hash,
+    decode,
+    decoded,
+    read_idx,
+    stratified,
+)
+
+# tmp_path is shared by the examples of one law on purpose: each overwrites the same file
+LAW = settings(
+    max_examples=60,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+
+
+def noise(height: int, width: int, channels: int = 3, seed: int = 0) -> np.ndarray:
+    shape = (height, width, channels) if channels > 1 else (height, width)
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def encoded(image: Image.Image, format: str, **options: object) -> bytes:  # noqa: A002 - Pillow's name
+    buffer = BytesIO()
+    image.save(buffer, format, **options)
+    return buffer.getvalue()
+
+
+def written(folder: Path, content: bytes, name: str = "image.bin") -> Path:
+    path = folder / name
+    path.write_bytes(content)
+    return path
+
+
+RGB = Image.fromarray(noise(9, 7))
+FILES = {
+    "bmp": encoded(RGB, "BMP"),
+    "jpeg": encoded(RGB, "JPEG"),
+    "jpeg_progressive": encoded(RGB, "JPEG", progressive=True),
+    "png": encoded(RGB, "PNG"),
+    "ppm": encoded(RGB, "PPM"),
+    "tiff": encoded(RGB, "TIFF"),
+    "webp": encoded(RGB, "WEBP", lossless=True),
+}
+
+
+# ---- decoding: what is refused
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(ImageError) as caught:
+        decode(path)
+    message = str(caught.value)
+    assert str(path) in message
+    assert "restore the file or take it out of the directory" in message
+    return message
+
+
+def test_missing_file_is_refused(tmp_path: Path) -> None:
+    assert "No such file" in refusal(tmp_path / "absent.png")
+
+
+def test_empty_file_is_refused(tmp_path: Path) -> None:
+    assert "the file is empty" in refusal(written(tmp_path, b""))
+
+
+def test_directory_is_refused(tmp_path: Path) -> None:
+    assert "cannot be decoded" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content", [b"label,file\n3,a.png\n", b"<html>404</html>", b"\0" * 500], ids=["csv", "html", "0"]
+)
+def test_file_that_is_no_image_is_refused(content: bytes, tmp_path: Path) -> None:
+    assert "not an image" in refusal(written(tmp_path, content, "picture.png"))
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_truncated_image_is_refused_or_whole(name: str, tmp_path: Path) -> None:
+    """Never half an image: a decoder that pads what is missing with grey would be silent."""
+    content = FILES[name]
+    path = written(tmp_path, content)
+    whole = np.asarray(decode(path))
+    refused = 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow warns of damaged metadata; that is its own business
+        for length in range(1, len(content), 3):
+            path.write_bytes(content[:length])
+            try:
+                assert np.array_equal(np.asarray(decode(path)), whole), length
+            except ImageError as error:
+                assert str(path) in str(error)
+                refused += 1
+    # only what follows the pixels (an end marker, metadata) may be missing
+    assert refused > 0.7 * len(range(1, len(content), 3))
+
+
+@pytest.mark.parametrize("name", ["jpeg", "png"])
+def test_image_cut_in_its_pixels_is_refused_as_undecodable(name: str, tmp_path: Path) -> None:
+    content = FILES[name]
+    # PNG ends with 20 bytes of checksums and end marker, JPEG with 2
+    assert "cannot be decoded" in refusal(written(tmp_path, content[: len(content) - 40]))
+
+
+@pytest.mark.parametrize("factor", [1, 3], ids=["warned about", "beyond twice"])
+def test_decompression_bomb_is_refused(factor: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Pillow only warns up to twice its limit
+    path = written(tmp_path, FILES["png"])
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", (9 * 7 - 1) // factor)
+    assert "decompression bomb" in refusal(path)
+
+
+def test_image_at_the_limit_is_no_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 9 * 7)
+    assert decode(written(tmp_path, FILES["png"])).size == (7, 9)
+
+
+@pytest.mark.parametrize("name", FILES)
+@LAW
+@given(data=st.data())
+def test_damaged_file_is_refused_or_an_image(name: str, data: st.DataObject, tmp_path: Path) -> None:
+    """Whatever the damage, no other exception than ImageError and no other mode than RGB."""
+    content = bytearray(FILES[name])
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    path = written(tmp_path, bytes(content))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            assert decode(path).mode == "RGB"
+        except ImageError as error:
+            assert str(path) in str(error)
+
+
+def test_tiff_directory_of_wrong_types_is_refused_or_an_image(tmp_path: Path) -> None:
+    """A width that claims to be a fraction, a strip offset that claims to be text, and so on."""
+    content = FILES["tiff"]
+    assert content[:2] == b"II"
+    (directory,) = struct.unpack_from("<I", content, 4)
+    (entries,) = struct.unpack_from("<H", content, directory)
+    escaped = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for entry in range(entries):
+            for kind in range(1, 13):
+                place = directory + 2 + 12 * entry
+                changed = bytearray(content)
+                struct.pack_into("<H", changed, place + 2, kind)
+                try:
+                    assert decode(written(tmp_path, bytes(changed))).mode == "RGB"
+                except ImageError:
+                    pass
+                except Exception as error:
+                    escaped.append((struct.unpack_from("<H", content, place)[0], kind, repr(error)))
+    assert escaped == []
+
+
+# ---- decoding: what becomes of pixels
+
+
+def pixels_of(image: Image.Image, folder: Path, format: str = "PNG") -> np.ndarray:  # noqa: A002 - Pillow's name
+    result = decode(written(folder, encoded(image, format)))
+    assert result.mode == "RGB"
+    return np.asarray(result)
+
+
+def test_rgb_is_kept(tmp_path: Path) -> None:
+    assert np.array_equal(pixels_of(RGB, tmp_path), np.asarray(RGB))
+
+
+def test_greyscale_becomes_three_equal_channels(tmp_path: Path) -> None:
+    grey = noise(5, 6, 1)
+    assert np.array_equal(pixels_of(Image.fromarray(grey), tmp_path), np.stack([grey] * 3, axis=-1))
+
+
+def test_black_and_white_becomes_rgb(tmp_path: Path) -> None:
+    bits = noise(5, 6, 1) > 127
+    expected = np.stack([bits * np.uint8(255)] * 3, axis=-1)
+    assert np.array_equal(pixels_of(Image.fromarray(bits), tmp_path), expected)
+
+
+def test_palette_becomes_its_colours(tmp_path: Path) -> None:
+    index, palette = noise(5, 6, 1) % 16, noise(16, 3, 1, seed=1)
+    image = Image.fromarray(index).convert("P")
+    image.putdata(index.ravel().tolist())
+    image.putpalette(palette.ravel().tolist())
+    assert np.array_equal(pixels_of(image, tmp_path), palette[index])
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_transparency_is_dropped(mode: str, tmp_path: Path) -> None:
+    layers = noise(5, 6, len(mode))
+    colour = layers[..., :-1] if mode == "RGBA" else layers[..., [0, 0, 0]]
+    assert np.array_equal(pixels_of(Image.fromarray(layers, mode), tmp_path), colour)
+
+
+def test_cmyk_becomes_rgb(tmp_path: Path) -> None:
+    inks = noise(5, 6, 4)
+    light = 255.0 - inks
+    # what each ink lets through, times what black lets through; one grey value for rounding
+    expected = light[..., :3] * light[..., 3:] / 255
+    found = pixels_of(Image.fromarray(inks, "CMYK"), tmp_path, "TIFF")
+    assert np.abs(found - expected).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("image", "format"),
+    [
+        (Image.fromarray((np.arange(256, dtype=np.uint16) * 257).reshape(16, 16)), "PNG"),
+        (Image.fromarray((np.arange(256, dtype=np.uint16) * 257).reshape(16, 16)), "TIFF"),
+        (Image.fromarray((np.arange(256, dtype=np.int32) * 257).reshape(16, 16)), "TIFF"),
+        (Image.fromarray((np.arange(256, dtype=np.float32) / 255).reshape(16, 16)), "TIFF"),
+    ],
+    ids=["16 bits PNG", "16 bits TIFF", "32 bits TIFF", "floating point TIFF"],
+)
+def test_deep_greyscale_is_scaled_or_refused_but_never_clipped(image: Image.Image, format: str, tmp_path: Path) -> None:  # noqa: A002
+    """A ramp from black to white: clipped to 8 bits it would be all white (or all black) and still be an image."""
+    path = written(tmp_path, encoded(image, format))
+    try:
+        ramp = np.asarray(decode(path))
+    except ImageError as error:
+        assert str(path) in str(error)
+    else:
+        expected = np.arange(256).reshape(16, 16, 1)
+        worst = int(np.abs(ramp.astype(int) - expected).max())
+        assert worst <= 1
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_ignored(orientation: int, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    turned = decode(written(tmp_path, encoded(RGB, "JPEG", exif=exif.tobytes()), "turned.jpg"))
+    plain = decode(written(tmp_path, FILES["jpeg"], "plain.jpg"))
+    assert np.array_equal(np.asarray(turned), np.asarray(plain))
+
+
+# ---- idx files
+
+
+def idx(shape: tuple[int, ...], body: bytes, magic: bytes = b"\0\0\x08") -> bytes:
+    return magic + bytes([len(shape)]) + b"".join(struct.pack(">I", side) for side in shape) + body
+
+
+@LAW
+@given(st.lists(st.integers(0, 5), max_size=4), st.integers(0, 2**32 - 1))
+def test_idx_survives_being_written_and_read(tmp_path: Path, shape: list[int], seed: int) -> None:
+    values = np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+    found = read_idx(written(tmp_path, gzip.compress(idx(tuple(shape), values.tobytes()))))
+    assert found.shape == values.shape
+    assert np.array_equal(found, values)
+
+
+def read_or_refused(path: Path) -> None:
+    try:
+        found = read_idx(path)
+    except ImageError as error:
+        assert str(path) in str(error)
+        assert "copy it again" in str(error)
+    else:
+        assert found.dtype == np.uint8
+
+
+# sides whose product overflows 64 bits, and more dimensions than an array can have, are what a reader forgets
+sides = st.sampled_from([0, 1, 2, 3, 255, 256, 2**16, 2**31, 2**32 - 1])
+headers = st.one_of(
+    st.lists(sides, max_size=6),
+    st.integers(0, 255).map(lambda count: [1] * count),
+    st.integers(2, 6).map(lambda count: [2**16] * count),
+)
+
+
+@LAW
+@given(headers, st.binary(max_size=8), st.sampled_from([b"\0\0\x08", b"\0\0\x08", b"\0\0\x0d", b"\1\0\x08"]))
+def test_any_idx_header_is_read_or_refused(tmp_path: Path, shape: list[int], body: bytes, magic: bytes) -> None:
+    read_or_refused(written(tmp_path, gzip.compress(idx(tuple(shape), body, magic))))
+
+
+@LAW
+@given(st.binary(max_size=60))
+def test_any_unpacked_bytes_are_read_or_refused(tmp_path: Path, content: bytes) -> None:
+    read_or_refused(written(tmp_path, gzip.compress(content)))
+
+
+@LAW
+@given(st.one_of(st.binary(max_size=60), st.binary(max_size=60).map(lambda tail: b"\x1f\x8b\x08" + tail)))
+def test_any_packed_bytes_are_read_or_refused(tmp_path: Path, content: bytes) -> None:
+    read_or_refused(written(tmp_path, content))
+
+
+@LAW
+@given(st.data())
+def test_damaged_idx_is_refused_or_unharmed(tmp_path: Path, data: st.DataObject) -> None:
+    values = noise(6, 6, 1)
+    content = bytearray(gzip.compress(idx((6, 6), values.tobytes()), mtime=0))
+    content[data.draw(st.integers(0, len(content) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    path = written(tmp_path, bytes(content))
+    try:
+        assert np.array_equal(read_idx(path), values)  # the damage hit a field that holds no data, such as a time
+    except ImageError as error:
+        assert str(path) in str(error)
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (gzip.compress(idx((2, 3), b"12345")), r"declares shape \(2, 3\) but holds 5 bytes"),
+        (gzip.compress(idx((2, 3), b"1234567")), r"declares shape \(2, 3\) but holds 7 bytes"),
+        (gzip.compress(idx((2, 3), b"123456", magic=b"\0\0\x0c")), "not an idx file of unsigned bytes"),
+        (gzip.compress(b"\0\0\x08\x03" + b"\0" * 11), "the idx header is cut off"),
+        (gzip.compress(b""), "not an idx file of unsigned bytes"),
+        (gzip.compress(idx((2, 3), b"123456"))[:-9], "not a readable gzip file"),
+        (idx((2, 3), b"123456"), "not a readable gzip file"),
+    ],
+    ids=["too short", "too long", "wrong type", "cut header", "empty", "cut gzip", "not packed"],
+)
+def test_idx_is_refused_with_its_fault(content: bytes, complaint: str, tmp_path: Path) -> None:
+    path = written(tmp_path, content)
+    with pytest.raises(ImageError, match=complaint + ".*; copy it again") as caught:
+        read_idx(path)
+    assert str(path) in str(caught.value)
+
+
+def test_missing_idx_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match=r"absent\.gz: .*No such file"):
+        read_idx(tmp_path / "absent.gz")
+
+
+# ---- the order of a suite
+
+
+@LAW
+@given(st.binary(max_size=20))
+def test_content_hash_is_128_bits_of_sha256(content: bytes) -> None:
+    assert bytes.fromhex(content_hash(content)) == hashlib.sha256(content).digest()[:16]
+
+
+CLASSES = ("a", "b", "c", "d")
+# a small alphabet of contents, so that duplicates within and across classes are common
+images = st.lists(st.tuples(st.integers(0, 30), st.integers(0, 3)), min_size=1, max_size=60)
+
+
+def names(contents: list[int]) -> list[str]:
+    return [content_hash(bytes([content])) for content in contents]
+
+
+@LAW
+@given(images, st.data())
+def test_manifest_does_not_depend_on_the_order_of_its_images(
+    entries: list[tuple[int, int]], data: st.DataObject
+) -> None:
+    shuffled = data.draw(st.permutations(entries))
+    (_, one), (_, other) = (
+        stratified(names([content for content, _ in given_]), [label for _, label in given_], CLASSES)
+        for given_ in (entries, shuffled)
+    )
+    assert one.ids == other.ids
+    assert one.labels.tolist() == other.labels.tolist()
+    assert one.hash == other.hash
+
+
+@LAW
+@given(images)
+def test_manifest_lists_every_image_once_with_its_label(entries: list[tuple[int, int]]) -> None:
+    hashes, labels = names([content for content, _ in entries]), [label for _, label in entries]
+    order, manifest = stratified(hashes, labels, CLASSES)
+    assert sorted(order.tolist()) == list(range(len(entries)))
+    assert [i.rsplit("-", 1)[0] for i in manifest.ids] == [hashes[position] for position in order]
+    assert manifest.labels.tolist() == [labels[position] for position in order]
+    assert manifest.classes == CLASSES
+
+
+@LAW
+@given(images)
+def test_duplicates_are_numbered_and_ids_are_unique(entries: list[tuple[int, int]]) -> None:
+    hashes = names([content for content, _ in entries])
+    _, manifest = stratified(hashes, [label for _, label in entries], CLASSES)
+    assert len(set(manifest.ids)) == len(entries)
+    for content, count in Counter(hashes).items():
+        numbers = sorted(int(i.rsplit("-", 1)[1]) for i in manifest.ids if i.startswith(content))
+        assert numbers == list(range(count))
+
+
+@LAW
+@given(st.integers(1, 7), st.integers(1, 12), st.integers(0, 2**32 - 1))
+def test_every_prefix_is_balanced_where_classes_are_equal(classes: int, each: int, seed: int) -> None:
+    labels = np.random.default_rng(seed).permutation(np.repeat(np.arange(classes), each))
+    hashes = [content_hash(f"{seed} {i}".encode()) for i in range(len(labels))]
+    _, manifest = stratified(hashes, labels.tolist(), [str(c) for c in range(classes)])
+    for length in range(len(labels) + 1):
+        counts = np.bincount(manifest.labels[:length], minlength=classes)
+        assert counts.max() - counts.min() <= 1
+
+
+@LAW
+@given(images)
+def test_every_prefix_is_proportional_where_they_are_not(entries: list[tuple[int, int]]) -> None:
+    _, manifest = stratified(names([c for c, _ in entries]), [label for _, label in entries], CLASSES)
+    share = np.bincount(manifest.labels, minlength=4) / len(entries)
+    for length in range(len(entries) + 1):
+        counts = np.bincount(manifest.labels[:length], minlength=4)
+        # each class is rounded by half an image, and its share of the others' rounding comes on top
+        assert np.all(np.abs(counts - share * length) <= 1 + 2 * share)
+
+
+@LAW
+@given(images)
+def test_images_of_a_class_are_ordered_by_content(entries: list[tuple[int, int]]) -> None:
+    _, manifest = stratified(names([c for c, _ in entries]), [label for _, label in entries], CLASSES)
+    for label in range(4):
+        ids = [i for i, other in zip(manifest.ids, manifest.labels, strict=True) if other == label]
+        assert ids == sorted(ids)
+
+
+def manifest_of(count: int, classes: tuple[str, ...] = ("a", "b")) -> Manifest:
+    hashes = [content_hash(f"image {i}".encode()) for i in range(count)]
+    return stratified(hashes, [i % len(classes) for i in range(count)], classes)[1]
+
+
+def test_manifest_hash_covers_classes_labels_ids_and_order() -> None:
+    base = manifest_of(6)
+    flipped = base.labels.copy()
+    flipped[2] = 1 - flipped[2]
+    variants = [
+        base,
+        Manifest(("a", "c"), base.ids, base.labels),
+        Manifest(("b", "a"), base.ids, base.labels),
+        Manifest(("a", "b", "c"), base.ids, base.labels),
+        Manifest(base.classes, base.ids, flipped),
+        Manifest(base.classes, base.ids[::-1], base.labels[::-1]),
+        Manifest(base.classes, base.ids[:5], base.labels[:5]),
+        Manifest(base.classes, (*base.ids[:5], base.ids[5][:-1] + "1"), base.labels),
+    ]
+    assert len({manifest.hash for manifest in variants}) == len(variants)
+    assert Manifest(base.classes, base.ids, base.labels.copy()).hash == base.hash
+
+
+@LAW
+@given(st.lists(st.binary(min_size=16, max_size=16), min_size=1, max_size=10))
+def test_keys_are_the_first_64_bits_of_the_content_hash(contents: list[bytes]) -> None:
+    manifest = Manifest(("a",), tuple(f"{c.hex()}-0" for c in contents), np.zeros(len(contents), dtype=np.int64))
+    assert manifest.keys.dtype == np.int64
+    assert [int(key) % 2**64 for key in manifest.keys] == [int.from_bytes(c[:8], "big") for c in contents]
+
+
+@LAW
+@given(st.integers(1, 3000), st.integers(0, 4000))
+def test_subset_is_whole_blocks_and_at_least_the_probe(total: int, limit: int) -> None:
+    ids = tuple(str(i) for i in range(total))
+    count = Manifest(("a",), ids, np.zeros(total, dtype=np.int64)).subset(limit)
+    allowed = [n for n in range(total + 1) if n == total or (n % 256 == 0 and n >= 2 * 256)]
+    assert (BLOCK, PROBE_BLOCKS) == (256, 2)
+    assert count == (total if limit == 0 else min((n for n in allowed if n >= limit), default=total))
+
+
+# ---- views and the decoded cache
+
+VIEWS = [
+    View(24, 24, "bilinear", 0.875),
+    View(24, 24, "bicubic", 1.0),
+    View(20, 28, "bilinear", 0.9),
+    View(16, 16, "bicubic", 0.95, "squash"),
+    View(16, 16, "bilinear", 0.8, "border"),
+]
+
+
+def wide_and_tall(channels: int = 3) -> list[Image.Image]:
+    return [Image.fromarray(noise(40, 63, channels)), Image.fromarray(noise(71, 33, channels, seed=1))]
+
+
+def suite_of(count: int) -> Manifest:
+    return manifest_of(count)
+
+
+@pytest.mark.parametrize(
+    ("view", "channels"),
+    # a border is padded with a colour, which timm states for three channels
+    [pytest.param(v, c, id=f"{v} {c}") for v in VIEWS for c in (1, 3) if (v.crop_mode, c) != ("border", 1)],
+)
+def test_decoded_pixels_are_timms_evaluation_transform(view: View, channels: int, tmp_path: Path) -> None:
+    from timm.data import create_transform
+
+    originals = wide_and_tall(channels)
+    found = decoded(suite_of(2), 2, view, channels, originals.__getitem__, tmp_path)
+    # the way a model is evaluated with timm, whose normalisation is undone below
+    mean = np.array([0.485, 0.456, 0.406][:channels])
+    transform = create_transform(
+        (channels, view.height, view.width),
+        is_training=False,
+        interpolation=view.interpolation,
+        mean=tuple(mean),
+        std=(1.0,) * channels,
+        crop_pct=view.crop_pct,
+        crop_mode=view.crop_mode,
+    )
+    for image, pixels in zip(originals, found, strict=True):
+        assert np.array_equal(np.round((transform(image).numpy() + mean[:, None, None]) * 255), pixels)
+
+
+def test_decoded_pixels_are_a_resize_and_a_centre_crop(tmp_path: Path) -> None:
+    """The same by hand for a square view: shorter side to floor(24 / 0.875) = 27, then the centre."""
+    originals = wide_and_tall()
+    found = decoded(suite_of(2), 2, View(24, 24, "bilinear", 0.875), 3, originals.__getitem__, tmp_path)
+    for image, pixels in zip(originals, found, strict=True):
+        shorter = min(image.size)
+        width, height = (27 * side // shorter for side in image.size)
+        resized = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
+        top, left = round((height - 24) / 2), round((width - 24) / 2)
+        assert np.array_equal(pixels, resized[top : top + 24, left : left + 24].transpose(2, 0, 1))
+
+
+class CountingReader:
+    """A suite's ``read`` that remembers which positions were asked for."""
+
+    def __init__(self, images: list[Image.Image]) -> None:
+        self.images = images
+        self.positions: list[int] = []
+
+    def __call__(self, position: int) -> Image.Image:
+        self.positions.append(position)
+        return self.images[position]
+
+
+def test_images_are_decoded_once_and_then_reused(tmp_path: Path) -> None:
+    reader = CountingReader(wide_and_tall())
+    first = decoded(suite_of(2), 2, VIEWS[0], 3, reader, tmp_path / "made" / "when needed")
+    again = decoded(suite_of(2), 2, VIEWS[0], 3, reader, tmp_path / "made" / "when needed")
+    assert reader.positions == [0, 1]
+    assert np.array_equal(first, again)
+
+
+def test_only_leading_images_are_decoded(tmp_path: Path) -> None:
+    reader = CountingReader(wide_and_tall())
+    found = decoded(suite_of(2), 1, VIEWS[0], 3, reader, tmp_path)
+    assert reader.positions == [0]
+    assert np.array_equal(found[0], VIEWS[0].transform()(reader.images[0]))
+
+
+DIFFERENT: dict[str, Callable[[Path, CountingReader], np.ndarray]] = {
+    "manifest": lambda folder, read: decoded(manifest_of(2, ("a", "c")), 2, VIEWS[0], 3, read, folder),
+    "count": lambda folder, read: decoded(suite_of(2), 1, VIEWS[0], 3, read, folder),
+    "size": lambda folder, read: decoded(suite_of(2), 2, View(25, 24, "bilinear", 0.875), 3, read, folder),
+    "interpolation": lambda folder, read: decoded(suite_of(2), 2, View(24, 24, "bicubic", 0.875), 3, read, folder),
+    "crop": lambda folder, read: decoded(suite_of(2), 2, View(24, 24, "bilinear", 0.9), 3, read, folder),
+    # 24 / 0.8888 = 27.003 and 24 / 0.8889 = 26.9996: resized to 27 and to 26 pixels
+    "fine crop": lambda folder, read: decoded(suite_of(2), 2, View(24, 24, "bilinear", 0.8889), 3, read, folder),
+    "crop mode": lambda folder, read: decoded(
+        suite_of(2), 2, View(24, 24, "bilinear", 0.875, "squash"), 3, read, folder
+    ),
+}
+
+
+@pytest.mark.parametrize("what", DIFFERENT)
+def test_what_differs_is_decoded_anew(what: str, tmp_path: Path) -> None:
+    reader = CountingReader(wide_and_tall())
+    base = View(24, 24, "bilinear", 0.8888 if what == "fine crop" else 0.875)
+    decoded(suite_of(2), 2, base, 3, reader, tmp_path)
+    before = len(reader.positions)
+    cached = DIFFERENT[what](tmp_path, reader)
+    assert len(reader.positions) > before
+    fresh = DIFFERENT[what](tmp_path / "fresh", reader)
+    assert np.array_equal(cached, fresh)
+
+
+@LAW
+@given(st.integers(225, 448))
+def test_views_that_crop_differently_are_told_apart(side: int) -> None:
+    """Views are compared by their text in a row's identity and in the cache."""
+    # the image is resized to floor(224 / crop_pct): to ``side`` pixels and to one less
+    larger, smaller = 224 / (side + 0.01), 224 / (side - 0.01)
+    assert math.floor(224 / larger) == math.floor(224 / smaller) + 1
+    assert str(View(224, 224, "bilinear", larger)) != str(View(224, 224, "bilinear", smaller))
+
+
+def test_failure_while_decoding_leaves_nothing_to_be_reused(tmp_path: Path) -> None:
+    originals = wide_and_tall()
+
+    def failing(position: int) -> Image.Image:
+        if position == 1:
+            raise ImageError("the second image is broken")
+        return Image.new("RGB", (40, 40))
+
+    with pytest.raises(ImageError, match="the second image is broken"):
+        decoded(suite_of(2), 2, VIEWS[0], 3, failing, tmp_path)
+    found = decoded(suite_of(2), 2, VIEWS[0], 3, originals.__getitem__, tmp_path)
+    transform = VIEWS[0].transform()
+    assert np.array_equal(found, np.stack([transform(image) for image in originals]))
+
+
+def test_concurrent_readers_decode_once(tmp_path: Path) -> None:
+    reader = CountingReader(wide_and_tall())
+    start = threading.Barrier(4)
+    results: list[np.ndarray] = []
+
+    def work() -> None:
+        start.wait()
+        results.append(np.array(decoded(suite_of(2), 2, VIEWS[0], 3, reader, tmp_path)))
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(reader.positions) == [0, 1]
+    assert len(results) == 4
+    assert all(np.array_equal(result, results[0]) for result in results)
