@@ -490,9 +490,6 @@ def wide_and_tall(channels: int = 3) -> list[Image.Image]:
     return [Image.fromarray(noise(40, 63, channels)), Image.fromarray(noise(71, 33, channels, seed=1))]
 
 
-def suite_of(count: int) -> Manifest:
-    return manifest_of(count)
-
 
 @pytest.mark.parametrize(
     ("view", "channels"),
@@ -503,7 +500,7 @@ def test_decoded_pixels_are_timms_evaluation_transform(view: View, channels: int
     from timm.data import create_transform
 
     originals = wide_and_tall(channels)
-    found = decoded(suite_of(2), 2, view, channels, originals.__getitem__, tmp_path)
+    found = decoded(manifest_of(2), 2, view, channels, originals.__getitem__, tmp_path)
     # the way a model is evaluated with timm, whose normalisation is undone below
     mean = np.array([0.485, 0.456, 0.406][:channels])
     transform = create_transform(
@@ -522,7 +519,7 @@ def test_decoded_pixels_are_timms_evaluation_transform(view: View, channels: int
 def test_decoded_pixels_are_a_resize_and_a_centre_crop(tmp_path: Path) -> None:
     """The same by hand for a square view: shorter side to floor(24 / 0.875) = 27, then the centre."""
     originals = wide_and_tall()
-    found = decoded(suite_of(2), 2, View(24, 24, "bilinear", 0.875), 3, originals.__getitem__, tmp_path)
+    found = decoded(manifest_of(2), 2, View(24, 24, "bilinear", 0.875), 3, originals.__getitem__, tmp_path)
     for image, pixels in zip(originals, found, strict=True):
         shorter = min(image.size)
         width, height = (27 * side // shorter for side in image.size)
@@ -545,29 +542,29 @@ class CountingReader:
 
 def test_images_are_decoded_once_and_then_reused(tmp_path: Path) -> None:
     reader = CountingReader(wide_and_tall())
-    first = decoded(suite_of(2), 2, VIEWS[0], 3, reader, tmp_path / "made" / "when needed")
-    again = decoded(suite_of(2), 2, VIEWS[0], 3, reader, tmp_path / "made" / "when needed")
+    first = decoded(manifest_of(2), 2, VIEWS[0], 3, reader, tmp_path / "made" / "when needed")
+    again = decoded(manifest_of(2), 2, VIEWS[0], 3, reader, tmp_path / "made" / "when needed")
     assert reader.positions == [0, 1]
     assert np.array_equal(first, again)
 
 
 def test_only_leading_images_are_decoded(tmp_path: Path) -> None:
     reader = CountingReader(wide_and_tall())
-    found = decoded(suite_of(2), 1, VIEWS[0], 3, reader, tmp_path)
+    found = decoded(manifest_of(2), 1, VIEWS[0], 3, reader, tmp_path)
     assert reader.positions == [0]
     assert np.array_equal(found[0], VIEWS[0].transform()(reader.images[0]))
 
 
 DIFFERENT: dict[str, Callable[[Path, CountingReader], np.ndarray]] = {
     "manifest": lambda folder, read: decoded(manifest_of(2, ("a", "c")), 2, VIEWS[0], 3, read, folder),
-    "count": lambda folder, read: decoded(suite_of(2), 1, VIEWS[0], 3, read, folder),
-    "size": lambda folder, read: decoded(suite_of(2), 2, View(25, 24, "bilinear", 0.875), 3, read, folder),
-    "interpolation": lambda folder, read: decoded(suite_of(2), 2, View(24, 24, "bicubic", 0.875), 3, read, folder),
-    "crop": lambda folder, read: decoded(suite_of(2), 2, View(24, 24, "bilinear", 0.9), 3, read, folder),
+    "count": lambda folder, read: decoded(manifest_of(2), 1, VIEWS[0], 3, read, folder),
+    "size": lambda folder, read: decoded(manifest_of(2), 2, View(25, 24, "bilinear", 0.875), 3, read, folder),
+    "interpolation": lambda folder, read: decoded(manifest_of(2), 2, View(24, 24, "bicubic", 0.875), 3, read, folder),
+    "crop": lambda folder, read: decoded(manifest_of(2), 2, View(24, 24, "bilinear", 0.9), 3, read, folder),
     # 24 / 0.8888 = 27.003 and 24 / 0.8889 = 26.9996: resized to 27 and to 26 pixels
-    "fine crop": lambda folder, read: decoded(suite_of(2), 2, View(24, 24, "bilinear", 0.8889), 3, read, folder),
+    "fine crop": lambda folder, read: decoded(manifest_of(2), 2, View(24, 24, "bilinear", 0.8889), 3, read, folder),
     "crop mode": lambda folder, read: decoded(
-        suite_of(2), 2, View(24, 24, "bilinear", 0.875, "squash"), 3, read, folder
+        manifest_of(2), 2, View(24, 24, "bilinear", 0.875, "squash"), 3, read, folder
     ),
 }
 
@@ -576,7 +573,7 @@ DIFFERENT: dict[str, Callable[[Path, CountingReader], np.ndarray]] = {
 def test_what_differs_is_decoded_anew(what: str, tmp_path: Path) -> None:
     reader = CountingReader(wide_and_tall())
     base = View(24, 24, "bilinear", 0.8888 if what == "fine crop" else 0.875)
-    decoded(suite_of(2), 2, base, 3, reader, tmp_path)
+    decoded(manifest_of(2), 2, base, 3, reader, tmp_path)
     before = len(reader.positions)
     cached = DIFFERENT[what](tmp_path, reader)
     assert len(reader.positions) > before
@@ -603,8 +600,8 @@ def test_failure_while_decoding_leaves_nothing_to_be_reused(tmp_path: Path) -> N
         return Image.new("RGB", (40, 40))
 
     with pytest.raises(ImageError, match="the second image is broken"):
-        decoded(suite_of(2), 2, VIEWS[0], 3, failing, tmp_path)
-    found = decoded(suite_of(2), 2, VIEWS[0], 3, originals.__getitem__, tmp_path)
+        decoded(manifest_of(2), 2, VIEWS[0], 3, failing, tmp_path)
+    found = decoded(manifest_of(2), 2, VIEWS[0], 3, originals.__getitem__, tmp_path)
     transform = VIEWS[0].transform()
     assert np.array_equal(found, np.stack([transform(image) for image in originals]))
 
@@ -616,7 +613,7 @@ def test_concurrent_readers_decode_once(tmp_path: Path) -> None:
 
     def work() -> None:
         start.wait()
-        results.append(np.array(decoded(suite_of(2), 2, VIEWS[0], 3, reader, tmp_path)))
+        results.append(np.array(decoded(manifest_of(2), 2, VIEWS[0], 3, reader, tmp_path)))
 
     threads = [threading.Thread(target=work) for _ in range(4)]
     for thread in threads:

@@ -1,0 +1,151 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from mae_bench.errors import BenchError
+from mae_bench.images import Manifest
+from mae_bench.suites import SUITES, Suite, SuiteEntry, SuiteError, suite_entry
+
+LAW = settings(max_examples=30, deadline=None, derandomize=True)
+
+
+def suite_of(*classes: str, name: str = "imagefolder") -> Suite:
+    """A suite of one image per class that are never looked at."""
+
+    def read(position: int) -> Image.Image:
+        raise AssertionError(f"image {position} was read")
+
+    ids = tuple(f"{i:032x}-0" for i in range(len(classes)))
+    manifest = Manifest(classes, ids, np.arange(len(classes)))
+    return Suite(suite_entry(name), manifest, (0.5, 0.5, 0.5), read)
+
+
+@pytest.mark.parametrize("name", SUITES)
+def test_suite_is_found_by_its_name(name: str) -> None:
+    assert suite_entry(name).name == name
+
+
+@pytest.mark.parametrize(
+    ("typo", "meant"), [("fashion-mnist", "fashion_mnist"), ("fashon_mnist", "fashion_mnist"), ("imagefoldr", "imagefolder")]
+)
+def test_unknown_suite_is_refused_with_the_nearest_name(typo: str, meant: str) -> None:
+    with pytest.raises(SuiteError, match=rf"unknown suite {typo!r}: did you mean {meant}\?"):
+        suite_entry(typo)
+
+
+def test_unknown_suite_is_refused_with_all_names_where_none_is_near() -> None:
+    with pytest.raises(SuiteError) as caught:
+        suite_entry("xyzzy")
+    assert all(name in str(caught.value) for name in SUITES)
+    assert isinstance(caught.value, BenchError)
+
+
+@pytest.mark.parametrize("name", [name for name, entry in SUITES.items() if entry.bundled])
+def test_bundled_suite_takes_no_data(name: str, tmp_path: Path) -> None:
+    for use in (suite_entry(name).check, suite_entry(name).load):
+        with pytest.raises(SuiteError, match=rf"suite {name!r} is bundled and takes no --mae-data") as caught:
+            use(tmp_path)
+        assert str(tmp_path) in str(caught.value)
+
+
+@pytest.mark.parametrize("name", [name for name, entry in SUITES.items() if not entry.bundled])
+def test_suite_on_disk_needs_data(name: str) -> None:
+    for use in (suite_entry(name).check, suite_entry(name).load):
+        with pytest.raises(SuiteError, match=rf"suite {name!r} reads images from disk: .* --mae-data DIR"):
+            use(None)
+
+
+@pytest.mark.parametrize("entry", SUITES.values(), ids=SUITES)
+def test_default_run_is_whole_blocks(entry: SuiteEntry) -> None:
+    assert entry.default_limit % 256 == 0
+    assert entry.default_limit == 0 or entry.default_limit >= 512
+
+
+# ---- label maps
+
+# indices as in every list of ImageNet-1k's classes
+ANCHORS = {"n01440764": 0, "n02099601": 207, "n02123045": 281, "n15075141": 999}
+
+
+def imagenet() -> list[str]:
+    from timm.data import ImageNetInfo
+
+    return list(ImageNetInfo("imagenet-1k").label_names())
+
+
+def test_synsets_are_mapped_to_their_imagenet_index() -> None:
+    assert suite_of(*ANCHORS).label_map("model", 1000).outputs == tuple(ANCHORS.values())
+    backwards = tuple(reversed(ANCHORS))
+    assert suite_of(*backwards).label_map("model", 1000).outputs == tuple(reversed(ANCHORS.values()))
+
+
+def test_all_synsets_in_sorted_order_are_mapped_to_all_outputs() -> None:
+    assert suite_of(*sorted(imagenet())).label_map("model", 1000).outputs == tuple(range(1000))
+
+
+@LAW
+@given(st.data())
+def test_map_of_some_synsets_is_the_restriction_of_the_map_of_all(data: st.DataObject) -> None:
+    names = imagenet()
+    chosen = data.draw(st.lists(st.sampled_from(names), min_size=1, max_size=10, unique=True))
+    assert [names[i] for i in suite_of(*chosen).label_map("model", 1000).outputs] == chosen
+
+
+def test_unknown_synset_is_refused_by_name() -> None:
+    with pytest.raises(SuiteError, match=r"suite 'imagefolder': class 'n99999999' is no synset of ImageNet-1k"):
+        suite_of("n01440764", "n99999999").label_map("model", 1000)
+
+
+@pytest.mark.parametrize("classes", [["n01440764", "n02099601"], ["cat", "dog", "emu"]])
+def test_as_many_outputs_as_classes_are_mapped_by_position(classes: list[str]) -> None:
+    assert suite_of(*classes).label_map("model", len(classes)).outputs == tuple(range(len(classes)))
+
+
+def test_thousand_classes_that_are_no_synsets_are_mapped_by_position() -> None:
+    classes = [f"class {i:03}" for i in range(1000)]
+    assert suite_of(*classes).label_map("model", 1000).outputs == tuple(range(1000))
+
+
+@pytest.mark.parametrize(
+    ("classes", "outputs"),
+    [
+        (["cat", "dog"], 1000),
+        (["n01440764", "dog"], 1000),
+        (["n01440764", "n02099601"], 999),
+        (["n01440764", "n02099601"], 1001),
+        (["n01440764", "n02099601"], 21843),
+        (["a", "b", "c"], 2),
+        (["a", "b", "c"], 4),
+    ],
+)
+def test_wrong_number_of_outputs_is_refused_with_both_counts_and_the_remedy(classes: list[str], outputs: int) -> None:
+    with pytest.raises(SuiteError) as caught:
+        suite_of(*classes).label_map("my_model", outputs)
+    message = str(caught.value)
+    assert "'my_model'" in message
+    assert f"{outputs} outputs" in message
+    assert f"{len(classes)} classes" in message
+    assert "@model_fixture(suite=...)" in message
+
+
+@LAW
+@given(st.lists(st.sampled_from(sorted(ANCHORS)), min_size=1, unique=True), st.data())
+def test_name_of_a_map_tells_maps_apart(classes: list[str], data: st.DataObject) -> None:
+    """The name stands for the map in a cell's identity."""
+    other = data.draw(st.lists(st.sampled_from(sorted(ANCHORS)), min_size=1, unique=True))
+    a, b = (suite_of(*names).label_map("model", 1000) for names in (classes, other))
+    assert (a.name == b.name) == (classes == other)
+    assert a.name != suite_of(*classes).label_map("model", len(classes)).name
+
+
+def test_channels_are_those_of_the_mean_pixel() -> None:
+    grey = Suite(suite_entry("fashion_mnist"), suite_of("a", "b").manifest, (0.5,), suite_of("a", "b").read)
+    assert (grey.channels, suite_of("a", "b").channels) == (1, 3)
+
+
+def test_manifest_hash_is_that_of_the_manifest() -> None:
+    assert suite_of("a", "b").manifest_hash == suite_of("a", "b").manifest.hash != suite_of("a", "c").manifest_hash
