@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, NoReturn, overload
 
 import pytest
 
@@ -25,9 +25,10 @@ from mae_bench.cells import FAMILIES, GROUPS, Cell, near_name
 from mae_bench.degradations import DEGRADATIONS
 from mae_bench.degradations.ladders import levels
 from mae_bench.errors import BenchError
+from mae_bench.images import ImageError
 from mae_bench.models import ModelError
 from mae_bench.models.registry import ModelEntry, Registry
-from mae_bench.suites import SuiteEntry, suite_entry
+from mae_bench.suites import SuiteEntry, SuiteError, suite_entry
 
 if TYPE_CHECKING:
     from mae_bench.baseline import Baseline
@@ -382,8 +383,12 @@ class Harness:
             "and commit it"
         )
 
-    def build(self, name: str, request: pytest.FixtureRequest) -> tuple[ModelEntry, Callable[[], object]]:
-        """The entry called ``name`` and what builds it."""
+    def load(self, name: str, request: pytest.FixtureRequest) -> None:
+        """Have the executor hold the model called ``name``.
+
+        Raises:
+            BenchError: it is unknown or cannot be used.
+        """
         if name in self.timm_models:
 
             def build() -> object:
@@ -391,21 +396,10 @@ class Harness:
 
                 return timm.create_model(name, pretrained=True)
 
-            return self.timm_models[name], build
-        # the fixture itself loads the model into the pool, so that pytest resolves what it asks for
-        return self.registry.get(name), lambda: request.getfixturevalue(name)
-
-    def evaluation(self, name: str, request: pytest.FixtureRequest) -> Evaluation:
-        entry, build = self.build(name, request)
-        if name not in self.timm_models:
-            build()
-        return self.executor.evaluation(entry, build)
-
-    def run(self, cell: Cell, request: pytest.FixtureRequest) -> tuple[CellResult, str]:
-        entry, build = self.build(cell.model, request)
-        if cell.model not in self.timm_models:
-            build()
-        return self.executor.run(cell, entry, build)
+            self.executor.load(self.timm_models[name], build)
+        else:
+            self.registry.get(name)
+            request.getfixturevalue(name)  # the fixture loads itself, so that pytest resolves what it asks for
 
     def release_unless(self, name: str | None) -> None:
         """Free the model held unless it is the one called ``name``."""
@@ -427,9 +421,10 @@ class BoundCell:
     def run(self) -> CellResult:
         """Evaluate the cell, or take it from the resumed run; its row is on disk when this returns."""
         try:
-            result, note = self._harness.run(self.cell, self._request)
+            self._harness.load(self.cell.model, self._request)
+            result, note = self._harness.executor.run(self.cell)
         except BenchError as error:
-            pytest.fail(str(error), pytrace=False)
+            self._fail(error)
         self._say("mae_cell", {"cell": self.cell.id, "top1": result.row.top1, "note": note})
         return result
 
@@ -441,7 +436,7 @@ class BoundCell:
             if harness.baseline is not None:
                 harness.baseline.check_images(ids)
         except BenchError as error:
-            pytest.fail(str(error), pytrace=False)
+            self._fail(error)
         result = self.run()
         if harness.baseline is None:
             return
@@ -453,6 +448,12 @@ class BoundCell:
         failed = [verdict for verdict in comparison.verdicts if verdict.judgement in failing]
         if failed and not harness.options["update-baseline"]:
             pytest.fail(verdict_table(failed), pytrace=False)
+
+    def _fail(self, error: BenchError) -> NoReturn:
+        """Fail the test; where the images themselves cannot be used, no other cell can run either."""
+        if isinstance(error, ImageError | SuiteError):
+            self._request.session.shouldfail = "the suite's images cannot be used"
+        pytest.fail(str(error), pytrace=False)
 
     def _say(self, key: str, value: dict[str, Any]) -> None:
         # plain text, so that it survives the way from a worker to the controller
@@ -469,7 +470,9 @@ def cell(request: pytest.FixtureRequest) -> BoundCell:
 def evaluation(request: pytest.FixtureRequest) -> Evaluation:
     """The evaluation of one model on the selected suite; a test that asks for it is run for every model."""
     try:
-        return request.config.stash[HARNESS].evaluation(request.param, request)
+        harness = request.config.stash[HARNESS]
+        harness.load(request.param, request)
+        return harness.executor.evaluation
     except BenchError as error:
         pytest.fail(str(error), pytrace=False)
 

@@ -62,6 +62,7 @@ class LocalExecutor:
         self.resume = resume
         self.pool = Pool(settings.device)
         self._evaluation: Evaluation | None = None
+        self._clean_written = False
         torch.set_num_threads(settings.threads)
 
     @cached_property
@@ -91,20 +92,25 @@ class LocalExecutor:
             self.release()
         return self.pool.load(entry, build)
 
-    def evaluation(self, entry: ModelEntry, build: Build) -> Evaluation:
-        """The evaluation of the model of ``entry`` on the suite."""
-        model = self.load(entry, build)
+    @property
+    def evaluation(self) -> Evaluation:
+        """The evaluation of the model held on the suite.
+
+        Raises:
+            BenchError: the suite cannot be loaded, or does not fit the model.
+        """
         if self._evaluation is None:
             run = self.run_directory
-            self._evaluation = Evaluation(self.suite, model, self.settings, run.scratch, run.run_id)
+            self._clean_written = False
+            self._evaluation = Evaluation(self.suite, self.pool.model, self.settings, run.scratch, run.run_id)
         return self._evaluation
 
-    def run(self, cell: Cell, entry: ModelEntry, build: Build) -> tuple[CellResult, str]:
-        """The finished ``cell``, on disk, and a note where a stored one could not be reused.
+    def run(self, cell: Cell) -> tuple[CellResult, str]:
+        """The finished ``cell`` of the model held, on disk, and a note where a stored one could not be reused.
 
         The clean cell of the model is written along with the first other one.
         """
-        evaluation = self.evaluation(entry, build)
+        evaluation = self.evaluation
         stored = self.run_directory.read_cell(cell) if self.resume else None
         note = ""
         if stored is not None:
@@ -114,10 +120,12 @@ class LocalExecutor:
                 return stored, ""
             pairs = ", ".join(f"{name} {identity[name]} here, {getattr(stored.row, name)} stored" for name in differing)
             note = f"{cell.id} was run again: {pairs}"
-        if cell.degradation != "clean":
-            self.run_directory.write_cell(evaluation.clean)
         result = evaluation.run(cell.degradation, cell.level)
-        self.run_directory.write_cell(result)
+        if not self._clean_written:
+            self.run_directory.write_cell(evaluation.clean)
+            self._clean_written = True
+        if result is not evaluation.clean:
+            self.run_directory.write_cell(result)
         return result, note
 
     @property

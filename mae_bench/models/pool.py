@@ -39,6 +39,17 @@ class Pool:
         self._failed: dict[str, ModelError] = {}
 
     @property
+    def model(self) -> LoadedModel:
+        """The model held.
+
+        Raises:
+            LookupError: none is.
+        """
+        if self._loaded is None:
+            raise LookupError("no model is loaded: load one first")
+        return self._loaded
+
+    @property
     def held(self) -> str | None:
         """Name of the model that is loaded."""
         return None if self._loaded is None else self._loaded.entry.name

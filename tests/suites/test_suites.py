@@ -10,7 +10,7 @@ from mae_bench.errors import BenchError
 from mae_bench.images import Manifest
 from mae_bench.suites import SUITES, Suite, SuiteEntry, SuiteError, suite_entry
 
-LAW = settings(max_examples=30, deadline=None, derandomize=True)
+LAW = settings(max_examples=10, deadline=None, derandomize=True)
 
 
 def suite_of(*classes: str, name: str = "imagefolder") -> Suite:
