@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from mae_bench.baseline import Baseline, Incomparable
+from mae_bench.cells import Cell
 from mae_bench.evaluate import CellResult
 from mae_bench.regression import Rule, Shift, Verdict, holm_additions
 from mae_bench.statistics import detectable_drop
@@ -72,7 +73,10 @@ class Comparison:
         ]
         parts = [", ".join(counts)]
         later = self.later(rule)
-        shown = [v for v in self.verdicts if v.judgement in ("regression", "inconclusive") or v.note or v in later]
+        shown = [v for v in self.verdicts if v.judgement in ("regression", "inconclusive") or v in later]
+        changed = sorted({Cell.parse(v.cell).model for v in self.verdicts + self.references if v.note})
+        if changed:
+            parts.append(f"Other weights than the baseline's under the same name: {', '.join(changed)}.")
         if shown or any(v.judgement != "unchanged" for v in self.references):
             parts.append(verdict_table([*shown, *self.references], later, self.references))
         if later:

@@ -44,6 +44,7 @@ def write_atomically(path: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
+        os.chmod(partial, 0o644)  # temporary files are private, results are not
         os.replace(partial, path)
     except OSError as error:
         if partial:

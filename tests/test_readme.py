@@ -1,0 +1,63 @@
+"""What the README and the committed results say is what the code makes of the committed outcomes."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from mae_bench.baseline import Baseline
+from mae_bench.leaderboard import Leaderboard
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+SUITES = sorted(path.parent.name for path in (ROOT / "results").glob("*/cells.csv"))
+
+
+def committed(suite: str) -> Baseline:
+    baseline = Baseline.load(ROOT / "results" / suite, suite)
+    assert baseline is not None
+    return baseline
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_committed_leaderboards_follow_from_the_committed_outcomes(suite: str) -> None:
+    baseline = committed(suite)
+    board = Leaderboard.of(baseline.rows.values(), baseline.outcomes)
+    folder = ROOT / "results" / suite
+    assert board.to_markdown() == (folder / "leaderboard.md").read_text()
+    assert board.to_csv() == (folder / "leaderboard.csv").read_text()
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_committed_top1_is_the_share_of_right_predictions(suite: str) -> None:
+    baseline = committed(suite)
+    for cell, row in baseline.rows.items():
+        right = sum(
+            int(a == b) for a, b in zip(baseline.outcomes.prediction[cell], baseline.outcomes.labels, strict=True)
+        )
+        assert row.n == len(baseline.outcomes.labels)
+        assert row.top1 == pytest.approx(right / row.n, abs=1e-6), cell
+
+
+def test_the_readme_shows_the_committed_leaderboard() -> None:
+    shown = re.search(r"<!-- leaderboard -->\n(.*?)\n<!-- /leaderboard -->", README, re.DOTALL)
+    table = next(
+        part for part in (ROOT / "results/fashion_mnist/leaderboard.md").read_text().split("\n\n") if part[0] == "|"
+    )
+    assert shown is not None
+    assert shown.group(1) == table, "copy the first table of results/fashion_mnist/leaderboard.md between the marks"
+
+
+def test_continuous_integration_runs_the_readmes_test_command() -> None:
+    commands = re.findall(r"^python -m pip install.*$", README, re.MULTILINE)
+    assert len(commands) == 2
+    assert commands[1] in (ROOT / ".ci/run").read_text().splitlines()
+
+
+def test_every_option_in_the_readme_exists() -> None:
+    from mae_bench.pytest_plugin import OPTIONS
+
+    known = {f"--mae-{option.name}" for option in OPTIONS}
+    mentioned = set(re.findall(r"--mae-[a-z-]*[a-z]", README))
+    assert mentioned
+    assert mentioned <= known
