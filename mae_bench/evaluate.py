@@ -25,6 +25,7 @@ from mae_bench.indicators import INDICATOR_VERSION, alignment, retention
 from mae_bench.indicators.accuracy import TOP_K, accuracy_sums, outcomes
 from mae_bench.indicators.block_sums import BlockSums
 from mae_bench.indicators.calibration import calibration_sums, expected_calibration_error
+from mae_bench.indicators.profile import profile
 from mae_bench.models.pool import LoadedModel
 from mae_bench.models.taps import KINDS, Features
 from mae_bench.reference import Key, Reference
@@ -364,50 +365,12 @@ class Evaluation:
         return CellResult(row, self._class_of_output[prediction], indicators, self._block_sums(shard))
 
     def _indicators(self, shard: Shard) -> list[dict[str, Any]]:
-        """Every indicator of every layer, head and token kind, in long form; a null carries its reason."""
         taps = self.model.taps
-        records: list[dict[str, Any]] = []
-
-        def record(
-            indicator: str, layer: int, head: int | None, token: str, value: float | None, reason: str | None
-        ) -> None:
-            records.append(
-                {"indicator": indicator, "layer": layer, "head": head, "token": token, "value": value, "reason": reason}
-            )
-
-        for layer in range(taps.blocks + 2):
-            for token in KINDS:
-                block = shard.tokens.get((layer, token))
-                for name in alignment.INDICATORS:
-                    if block is not None:
-                        record(name, layer, None, token, float(block.total(name) / block.total("images")), None)
-                    else:
-                        record(name, layer, None, token, None, self._token_reason(layer, token))
-        for layer in range(1, taps.blocks + 1):
-            for token in KINDS:
-                heads = shard.heads.get((layer, token))
-                if heads is None:
-                    for name in retention.INDICATORS:
-                        record(name, layer, None, token, None, taps.head_reason or f"no {token} token")
-                    continue
-                observations = float(heads.total("observations"))
-                counts = [heads.total(name) for name in ("overlap", "clean", "degraded")]
-                whole = retention.retention_values(observations, *counts)
-                each = [
-                    retention.retention_values(observations, *(c[h] for c in counts)) for h in range(len(counts[0]))
-                ]
-                for head, values in [(None, whole), *enumerate(each)]:
-                    for name in retention.INDICATORS:
-                        value = getattr(values, name)
-                        record(name, layer, head, token, value, values.reason if value is None else None)
-        return records
-
-    def _token_reason(self, layer: int, token: str) -> str:
-        if self.model.taps.reason is not None:
-            return self.model.taps.reason
-        if self._reference is not None and (layer, token) in self._reference.constant:
-            return "constant"
-        return f"no {token} token at layer {layer}"
+        layers = [(layer, token) for layer in range(taps.blocks + 2) for token in KINDS]
+        reasons = dict.fromkeys(self.reference.constant, "constant")
+        if taps.reason is not None:
+            reasons = dict.fromkeys(layers, taps.reason)
+        return profile(taps.blocks, shard.tokens, shard.heads, reasons, taps.head_reason)
 
     def _summary(self, indicators: list[dict[str, Any]]) -> dict[str, Any]:
         """The row's layer indicators: those of the last block, all heads together."""

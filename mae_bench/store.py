@@ -135,8 +135,10 @@ class RunDirectory:
         results = self.cells()
         pd.DataFrame([result.row.to_dict() for result in results]).to_parquet(self.path / "cells.parquet", index=False)
         long = [{"cell": cell_of(result.row).id, **record} for result in results for record in result.indicators]
-        columns = ["cell", "indicator", "layer", "head", "token", "value", "reason"]
-        frame = pd.DataFrame(long, columns=columns).astype({"head": "Int64", "layer": "Int64"})
+        columns = ["cell", "indicator", "layer", "head", "token", "value", "low", "high", "reason"]
+        frame = pd.DataFrame(long, columns=columns).astype(
+            {"head": "Int64", "layer": "Int64", "value": "float64", "low": "float64", "high": "float64"}
+        )
         frame.to_parquet(self.path / "indicators.parquet", index=False)
         suite = results[0].row.suite if results else ""
         Outcomes.of(suite, results, ids, labels, classes).save(self.path / "outcomes.npz")
