@@ -216,7 +216,8 @@ class Discovery:
         file = getattr(plugin, "__file__", None)
         is_conftest = file is not None and Path(file).name == "conftest.py"
         for value in list(vars(plugin).values()) if hasattr(plugin, "__dict__") else []:
-            entry = getattr(value, "mae_entry", None)
+            # statically, since asking `pytest.mark` for an attribute makes a mark, and a lazy module an import
+            entry = inspect.getattr_static(value, "mae_entry", None)
             if isinstance(entry, ModelEntry):
                 try:
                     self.harness.registry.add(entry, Path(file).parent if is_conftest and file else None)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -95,13 +97,23 @@ class RunDirectory:
         return self.path / "cells" / cell.model / f"{cell.condition}.json"
 
     def write_cell(self, result: CellResult) -> None:
+        """Raises:
+        StoreError: a number is not finite, or the file cannot be written.
+        """
+        cell = cell_of(result.row)
         record = {
             "row": result.row.to_dict(),
             "prediction": result.prediction.tolist(),
             "block_sums": result.block_sums,
             "indicators": result.indicators,
         }
-        write_atomically(self.cell_path(cell_of(result.row)), _json(record))
+        try:
+            content = _json(record)
+        except ValueError as error:
+            raise StoreError(
+                f"cell {cell.id} has an indicator or sum that is not finite; check the weights and --mae-dtype"
+            ) from error
+        write_atomically(self.cell_path(cell), content)
 
     def read_cell(self, cell: Cell) -> CellResult | None:
         """The finished ``cell``, or None.
@@ -119,11 +131,15 @@ class RunDirectory:
 
     def _read(self, path: Path) -> CellResult:
         try:
-            record = json.loads(path.read_text())
+            record = json.loads(path.read_bytes())
             row = ResultRow.from_dict(record["row"])
-            prediction = np.array(record["prediction"], dtype=np.int64)
-            return CellResult(row, prediction, record["indicators"], record["block_sums"])
-        except (ValueError, KeyError, TypeError) as error:
+            prediction = record["prediction"]
+            if len(prediction) != row.n or not all(type(output) is int for output in prediction):
+                raise ValueError(f"{row.n} images need as many predictions, each an integer")
+            return CellResult(
+                row, np.array(prediction, dtype=np.int64), list(record["indicators"]), dict(record["block_sums"])
+            )
+        except (OSError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             raise StoreError(
                 f"{path}: not a cell that can be read ({error}); remove it and run the cell again"
             ) from error
@@ -219,7 +235,8 @@ class Outcomes:
         StoreError: the file is not what :meth:`save` writes, or of another schema.
         """
         try:
-            with np.load(path, allow_pickle=False) as file:
+            # opened here, because np.load leaves a damaged archive open
+            with path.open("rb") as source, np.load(source, allow_pickle=False) as file:
                 version = int(file["schema_version"])
                 if version != SCHEMA_VERSION:
                     raise StoreError(
@@ -227,16 +244,20 @@ class Outcomes:
                         "with --mae-update-baseline, or use the version that wrote it"
                     )
                 outcomes = cls(str(file["suite"]), file["ids"], file["labels"], file["classes"])
-                names = [str(name) for name in file["block_sum_names"]]
+                cells, names = ([str(name) for name in file[key]] for key in ("cells", "block_sum_names"))
                 prediction, table = file["prediction"], file["block_sums"]
-                for i, cell in enumerate(str(cell) for cell in file["cells"]):
+                images = (len(outcomes.ids),)
+                fitting = outcomes.labels.shape == images and prediction.shape == (len(cells), *images)
+                if not fitting or prediction.dtype != np.int16 or table.shape[:-1] != (len(cells), len(names)):
+                    raise ValueError("its arrays do not fit each other")
+                for i, cell in enumerate(cells):
                     outcomes.prediction[cell] = prediction[i]
                     sums = {name: table[i, k][~np.isnan(table[i, k])] for k, name in enumerate(names)}
                     outcomes.block_sums[cell] = {name: values for name, values in sums.items() if len(values)}
                 return outcomes
         except StoreError:
             raise
-        except (OSError, ValueError, KeyError, EOFError) as error:
+        except (OSError, EOFError, LookupError, TypeError, ValueError, BadZipFile, zlib.error) as error:
             raise StoreError(
                 f"{path}: not a file of outcomes ({error}); restore it or make the baseline again"
             ) from error

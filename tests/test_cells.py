@@ -1,10 +1,10 @@
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mae_bench.cells import Cell, Level, near_name
 
-LAW = settings(max_examples=100, deadline=None, derandomize=True)
+LAW = settings(max_examples=60, deadline=None, derandomize=True)
 
 levels = st.one_of(
     st.integers(0, 10**7).map(lambda hundredths: Level(hundredths / 100)),
@@ -22,27 +22,27 @@ def test_level_survives_being_written_and_read(level: Level) -> None:
 
 
 @LAW
+@example("00.50")
 @given(
     st.one_of(
-        st.from_regex(r"s\d|\d+\.\d\d", fullmatch=True),
-        st.text("0123456789s.-+e_ \n٠٣", max_size=6),
+        st.from_regex(r"s\d|\d+\.\d\d|[0-9]{1,3}\.[0-9]{2}", fullmatch=True),
+        st.text("0123456789s.-+e_ \n\u0660\uff13", max_size=6),
     )
 )
 def test_only_one_text_stands_for_a_level(text: str) -> None:
     """Two ids of one cell would be two tests and two rows."""
     try:
         level = Level.parse(text)
-    except ValueError as error:
-        assert repr(text) in str(error)
-        assert "two decimals" in str(error)
-    else:
-        assert str(level) == text
+    except ValueError:
+        return
+    assert str(level) == text
 
 
 @pytest.mark.parametrize("text", ["", "s", "s0", "s6", "s10", "S1", "0.5", "1", ".50", "0.500", "-0.50", "nan", "1e0"])
 def test_what_is_no_level_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="is not a level: write s1 to s5, or a number with two decimals"):
+    with pytest.raises(ValueError, match="is not a level: write s1 to s5, or a number with two decimals") as caught:
         Level.parse(text)
+    assert repr(text) in str(caught.value)
 
 
 @LAW

@@ -90,12 +90,12 @@ def test_missing_field_is_named(name: str) -> None:
 def test_all_missing_fields_are_named() -> None:
     stored = record()
     del stored["top1"], stored["model"]
-    with pytest.raises(ValueError, match="row lacks the fields model, top1$"):
+    with pytest.raises(ValueError, match=r"row lacks the fields model, top1$"):
         ResultRow.from_dict(stored)
 
 
 def test_all_unknown_fields_are_named() -> None:
-    with pytest.raises(ValueError, match="row has unknown fields colour, zeal$"):
+    with pytest.raises(ValueError, match=r"row has unknown fields colour, zeal$"):
         ResultRow.from_dict(record(zeal=1, colour="red"))
 
 

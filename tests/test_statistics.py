@@ -10,8 +10,8 @@ from scipy import stats
 
 from mae_bench.statistics import block_interval, detectable_drop, holm, mcnemar, paired_drop_upper, wilson
 
-LAW = settings(max_examples=60, deadline=None, derandomize=True)
-SLOW_LAW = settings(max_examples=20, deadline=None, derandomize=True)
+LAW = settings(max_examples=40, deadline=None, derandomize=True)
+SLOW_LAW = settings(max_examples=12, deadline=None, derandomize=True)
 
 # quantiles of the normal distribution as tables give them
 Z_975 = 1.959963984540054

@@ -95,6 +95,15 @@ def test_the_pool_says_which_model_it_holds() -> None:
     assert [*held, pool.held] == [None, "vit", "cnn", None]
 
 
+def test_an_empty_pool_has_no_model_to_give() -> None:
+    pool = Pool("cpu")
+    loaded = pool.load(VIT, Builder())
+    assert pool.model is loaded
+    pool.release()
+    with pytest.raises(LookupError, match="no model is loaded: load one first"):
+        _ = pool.model
+
+
 def test_a_released_model_is_built_anew_when_asked_for() -> None:
     pool, builder = Pool("cpu"), Builder()
     pool.load(VIT, builder)

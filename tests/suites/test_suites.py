@@ -30,7 +30,8 @@ def test_suite_is_found_by_its_name(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("typo", "meant"), [("fashion-mnist", "fashion_mnist"), ("fashon_mnist", "fashion_mnist"), ("imagefoldr", "imagefolder")]
+    ("typo", "meant"),
+    [("fashion-mnist", "fashion_mnist"), ("fashon_mnist", "fashion_mnist"), ("imagefoldr", "imagefolder")],
 )
 def test_unknown_suite_is_refused_with_the_nearest_name(typo: str, meant: str) -> None:
     with pytest.raises(SuiteError, match=rf"unknown suite {typo!r}: did you mean {meant}\?"):

@@ -1,0 +1,338 @@
+import math
+from collections.abc import Callable
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import ndimage, stats
+
+from mae_bench.degradations import Setting, blur
+from mae_bench.degradations.blur import box_blur, defocus_blur, gaussian_blur, motion_blur
+
+LAW = settings(max_examples=15, deadline=None, derandomize=True)
+
+
+def lengths(longest: float) -> st.SearchStrategy[float]:
+    """Zero, or from a hundredth of a pixel, the least that an id can state."""
+    return st.one_of(st.just(0.0), st.floats(0.01, longest))
+
+
+NAMES = ("gaussian_blur", "box_blur", "motion_blur", "defocus_blur")
+Blur = Callable[[torch.Tensor, float], torch.Tensor]
+
+
+def motion_at(angle: float) -> Blur:
+    return lambda images, length: motion_blur(images, length, torch.full((len(images),), angle))
+
+
+BLURS: dict[str, Blur] = {
+    "gaussian": gaussian_blur,
+    "box": box_blur,
+    "defocus": defocus_blur,
+    "motion along x": motion_at(0.0),
+    "motion along y": motion_at(math.pi / 2),
+    "motion at 1 radian": motion_at(1.0),
+}
+
+
+def noise(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def setting_of(count: int, seed: int = 0, reference_size: int = 28) -> Setting:
+    keys = torch.randint(-(2**62), 2**62, (count,), generator=torch.Generator().manual_seed(7))
+    return Setting(keys, seed, reference_size, (0.5,))
+
+
+def dense_correlation(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+    """Each pixel as the weighted sum of its neighbours, one pixel after the other, borders mirrored."""
+    radius = len(kernel) // 2
+    padded = np.pad(image, radius, mode="reflect")
+    result = np.empty_like(image)
+    for y in range(image.shape[0]):
+        for x in range(image.shape[1]):
+            result[y, x] = (padded[y : y + len(kernel), x : x + len(kernel)] * kernel).sum()
+    return result
+
+
+def covered_square(side: float) -> np.ndarray:
+    """Share of a square of ``side`` pixels that each pixel around its centre holds."""
+    radius = math.ceil(side / 2 + 0.5)
+    centre = np.arange(-radius, radius + 1)
+    length = np.minimum(centre + 0.5, side / 2) - np.maximum(centre - 0.5, -side / 2)
+    return np.outer(np.maximum(length, 0), np.maximum(length, 0)) / side**2
+
+
+def covered_disk(radius: float, samples: int = 40) -> np.ndarray:
+    """Share of a disk that each pixel around its centre holds, by counting a fine grid of points."""
+    extent = math.ceil(radius + 0.5)
+    point = (np.arange((2 * extent + 1) * samples) + 0.5) / samples - extent - 0.5
+    inside = np.hypot(point[:, None], point[None, :]) <= radius
+    counts = inside.reshape(2 * extent + 1, samples, 2 * extent + 1, samples).sum(axis=(1, 3))
+    return counts / counts.sum()
+
+
+def kernel_of(effect: Blur, pixels: float, extent: int) -> np.ndarray:
+    """What a blur makes of a single point far from the border."""
+    side = 2 * extent + 41
+    point = torch.zeros(1, 1, side, side)
+    point[0, 0, side // 2, side // 2] = 1
+    middle = slice(side // 2 - extent, side // 2 + extent + 1)
+    return effect(point, pixels)[0, 0, middle, middle].double().numpy()
+
+
+# ---- each blur against a reference of its own
+
+
+@pytest.mark.parametrize("sigma", [0.5, 1.0, 1.75, 3.0])
+@pytest.mark.parametrize("size", [(28, 28), (27, 40)])
+def test_gaussian_blur_is_scipys(sigma: float, size: tuple[int, int]) -> None:
+    images = noise(2, 3, *size)
+    expected = ndimage.gaussian_filter(images.double().numpy(), (0, 0, sigma, sigma), mode="mirror", truncate=4.0)
+    assert np.abs(gaussian_blur(images, sigma).numpy() - expected).max() <= 1e-5
+
+
+@LAW
+@given(st.floats(0.05, 6.0), st.integers(0, 1000))
+def test_gaussian_blur_is_scipys_at_any_width(sigma: float, seed: int) -> None:
+    images = noise(1, 1, 33, 29, seed=seed)
+    expected = ndimage.gaussian_filter(images.double().numpy(), (0, 0, sigma, sigma), mode="mirror", truncate=4.0)
+    # where four deviations end within a pixel, one of the two counts that pixel: a tail of at most 6.4e-5 per axis
+    assert np.abs(gaussian_blur(images, sigma).numpy() - expected).max() <= 2 * 6.4e-5 + 1e-5
+
+
+@pytest.mark.parametrize("side", [1.0, 1.75, 2.0, 3.0, 3.5, 5.25, 8.0])
+def test_box_blur_is_the_mean_over_a_square(side: float) -> None:
+    image = noise(1, 1, 16, 19)
+    expected = dense_correlation(image[0, 0].double().numpy(), covered_square(side))
+    assert np.abs(box_blur(image, side)[0, 0].numpy() - expected).max() <= 1e-5
+
+
+@LAW
+@given(lengths(12.0))
+def test_kernel_of_box_blur_is_the_covered_area(side: float) -> None:
+    expected = covered_square(max(side, 1.0))
+    assert np.abs(kernel_of(box_blur, side, len(expected) // 2) - expected).max() <= 1e-5
+
+
+@pytest.mark.parametrize("radius", [1.0, 1.5, 2.0, 3.0, 5.0])
+def test_defocus_blur_is_the_mean_over_a_disk(radius: float) -> None:
+    image = noise(1, 1, 16, 19)
+    kernel = covered_disk(radius)
+    expected = dense_correlation(image[0, 0].double().numpy(), kernel)
+    # half the summed difference of the kernels is the most that an image in [0, 1] can show
+    assert np.abs(defocus_blur(image, radius)[0, 0].numpy() - expected).max() <= 0.08 / radius + 1e-5
+
+
+@LAW
+@given(st.floats(0.6, 10.0))
+def test_kernel_of_defocus_blur_is_a_disk(radius: float) -> None:
+    expected = covered_disk(radius)
+    found = kernel_of(defocus_blur, radius, len(expected) // 2)
+    # The rim holds a share of 2 / radius of the disk (its length over its area); a ramp of one pixel misses
+    # the covered share of a rim pixel by 0.08 of its weight. A radius wrong by half a pixel would miss by 1 / radius.
+    assert np.abs(found - expected).sum() <= 2 / radius * 0.08
+
+
+@LAW
+@given(lengths(10.0))
+def test_defocus_blur_weighs_by_distance_alone(radius: float) -> None:
+    kernel = kernel_of(defocus_blur, radius, 11)
+    distance = np.hypot(*np.meshgrid(np.arange(-11, 12), np.arange(-11, 12)))
+    order = np.argsort(distance.ravel(), kind="stable")
+    assert np.all(np.diff(kernel.ravel()[order]) <= 1e-7)
+    assert np.all(kernel[distance > radius + 0.5] == 0)
+
+
+def along_a_line(image: np.ndarray, length: float, angle: float, samples: int = 4001) -> np.ndarray:
+    """Mean of the bilinearly interpolated image along a line between the centres of its first and last pixel."""
+    position = ((np.arange(samples) + 0.5) / samples - 0.5) * (length - 1)
+    y, x = np.indices(image.shape)
+    total = np.zeros(image.shape)
+    for offset in position:
+        # y points down, so that positive angles turn from right to down
+        where = (y + math.sin(angle) * offset, x + math.cos(angle) * offset)
+        total += ndimage.map_coordinates(image, where, order=1, mode="mirror")
+    return total / samples
+
+
+@pytest.mark.parametrize("angle", [0.0, 0.3, math.pi / 4, math.pi / 2, 2.0, 3.0])
+@pytest.mark.parametrize("length", [1.75, 3.5, 7.0])
+def test_motion_blur_is_the_mean_along_a_line(length: float, angle: float) -> None:
+    image = noise(1, 1, 13, 16)
+    expected = along_a_line(image[0, 0].double().numpy(), length, angle, samples=501)
+    found = motion_at(angle)(image, length)[0, 0].numpy()
+    # eight samples per pixel, both ends counted in full: each end has half a sample too much
+    assert np.abs(found - expected).max() <= 1 / (8 * math.ceil(length) + 1)
+
+
+@LAW
+@given(st.floats(0.0, math.pi), st.floats(1.2, 9.0))
+def test_motion_blur_spreads_a_point_along_its_angle_only(angle: float, length: float) -> None:
+    kernel = kernel_of(motion_at(angle), length, 6)
+    y, x = np.indices(kernel.shape) - 6
+    along = x * math.cos(angle) + y * math.sin(angle)
+    across = y * math.cos(angle) - x * math.sin(angle)
+    half = (length - 1) / 2
+    assert kernel.sum() == pytest.approx(1, abs=1e-5)
+    assert (kernel * along).sum() == pytest.approx(0, abs=1e-4)
+    # each of the samples is shared by the four pixels around it: none is further than a pixel's diagonal
+    assert np.all(kernel[(np.abs(across) > math.sqrt(2)) | (np.abs(along) > half + math.sqrt(2))] < 1e-7)
+    # the deviation of the line, and at most that of the sharing (a quarter per axis) on top
+    line = half**2 / 3
+    assert line - 1e-3 <= (kernel * along**2).sum() <= line * 1.2 + 0.25 + 1e-3
+    assert (kernel * across**2).sum() <= 0.25 + 1e-3
+
+
+def stripes_along_x() -> torch.Tensor:
+    return noise(1, 1, 20, 1, seed=3).expand(1, 1, 20, 20).contiguous()
+
+
+def test_motion_along_x_leaves_horizontal_lines_alone() -> None:
+    lines = stripes_along_x()
+    assert torch.allclose(motion_at(0.0)(lines, 5.0), lines, atol=1e-6)
+    assert float((motion_at(math.pi / 2)(lines, 5.0) - lines).abs().max()) > 0.1
+
+
+def test_motion_along_y_leaves_vertical_lines_alone() -> None:
+    lines = stripes_along_x().mT.contiguous()
+    assert torch.allclose(motion_at(math.pi / 2)(lines, 5.0), lines, atol=1e-6)
+    assert float((motion_at(0.0)(lines, 5.0) - lines).abs().max()) > 0.1
+
+
+def test_motion_down_a_diagonal_joins_points_of_that_diagonal() -> None:
+    # x and y both grow: from top left to bottom right
+    kernel = kernel_of(motion_at(math.pi / 4), 7.0, 4)
+    assert min(kernel[2, 2], kernel[6, 6]) > 0.05
+    assert max(kernel[2, 6], kernel[6, 2]) < 1e-7
+
+
+def test_every_image_of_a_batch_is_blurred_at_its_own_angle() -> None:
+    images, angles = noise(4, 3, 18, 18), torch.tensor([0.0, 0.7, 1.9, 3.0])
+    whole = motion_blur(images, 5.0, angles)
+    alone = torch.cat([motion_blur(images[i : i + 1], 5.0, angles[i : i + 1]) for i in range(4)])
+    assert torch.allclose(whole, alone, atol=1e-6)
+
+
+def directions(level: float, setting: Setting) -> np.ndarray:
+    """Direction in [0, pi) in which motion blur spreads a point, for each image of a batch."""
+    points = torch.zeros(len(setting.keys), 1, 29, 29)
+    points[:, :, 14, 14] = 1
+    spread = blur.degrade("motion_blur", points, level, setting)[:, 0].double().numpy()
+    y, x = np.indices((29, 29)) - 14
+    xx, yy, xy = ((spread * product).sum(axis=(1, 2)) for product in (x * x, y * y, x * y))
+    return np.arctan2(2 * xy, xx - yy) / 2 % math.pi
+
+
+def test_every_image_moves_in_its_own_direction_and_all_directions_are_as_likely() -> None:
+    found = directions(11.0, setting_of(400, reference_size=29))
+    # at a level of 1e-4: the outcome is a constant of the definition
+    assert stats.kstest(found / math.pi, "uniform").pvalue > 1e-4
+    other = directions(11.0, setting_of(400, seed=1, reference_size=29))
+    assert stats.kstest((found - other) % math.pi / math.pi, "uniform").pvalue > 1e-4
+
+
+def test_direction_does_not_depend_on_the_level() -> None:
+    """A longer motion is a longer one, not another one."""
+    setting = setting_of(64, reference_size=29)
+    turned = (directions(15.0, setting) - directions(9.0, setting) + math.pi / 2) % math.pi - math.pi / 2
+    # sharing samples between pixels turns a short line a little
+    assert np.abs(turned).max() < 0.05
+
+
+# ---- laws of every blur
+
+
+@pytest.mark.parametrize("name", BLURS)
+@LAW
+@given(lengths(12), st.floats(0, 1, width=32), st.sampled_from([torch.float32, torch.float16, torch.bfloat16]))
+def test_constant_image_stays_constant(name: str, pixels: float, value: float, dtype: torch.dtype) -> None:
+    image = torch.full((1, 3, 17, 22), value).to(dtype)
+    worst = float((BLURS[name](image, pixels) - image).abs().max())
+    # summing hundreds of weights in float32, then rounding to the image's own precision
+    assert worst <= 1e-5 + (torch.finfo(dtype).eps if dtype != torch.float32 else 0)
+
+
+@pytest.mark.parametrize("name", BLURS)
+@LAW
+@given(lengths(5), st.integers(0, 1000))
+def test_mean_is_kept_where_the_border_is_constant(name: str, pixels: float, seed: int) -> None:
+    # 22 > 4 x 5 px, the widest kernel: what mirrors at the border is constant
+    image = torch.full((1, 1, 60, 64), 0.3)
+    image[:, :, 24:36, 24:40] = noise(1, 1, 12, 16, seed=seed)
+    assert float(BLURS[name](image, pixels).double().mean()) == pytest.approx(float(image.double().mean()), abs=1e-6)
+
+
+@pytest.mark.parametrize("name", BLURS)
+@LAW
+@given(lengths(6), st.floats(0, 1), st.integers(0, 1000))
+def test_blur_is_linear(name: str, pixels: float, share: float, seed: int) -> None:
+    one, other = noise(1, 1, 20, 24, seed=seed), noise(1, 1, 20, 24, seed=seed + 1)
+    mixed = BLURS[name](share * one + (1 - share) * other, pixels)
+    apart = share * BLURS[name](one, pixels) + (1 - share) * BLURS[name](other, pixels)
+    assert float((mixed - apart).abs().max()) <= 1e-5
+
+
+@pytest.mark.parametrize("name", BLURS)
+@LAW
+@given(lengths(6), st.integers(0, 1000))
+def test_channels_and_half_turns_do_not_mix(name: str, pixels: float, seed: int) -> None:
+    images = noise(2, 3, 20, 24, seed=seed)
+    blurred = BLURS[name](images, pixels)
+    single = torch.cat([BLURS[name](images[:, c : c + 1], pixels) for c in range(3)], dim=1)
+    turned = BLURS[name](images.flip(-1, -2), pixels).flip(-1, -2)
+    assert float((blurred - single).abs().max()) <= 1e-5
+    assert float((blurred - turned).abs().max()) <= 1e-5
+
+
+@pytest.mark.parametrize("name", ["gaussian", "box", "defocus"])
+@LAW
+@given(lengths(6), st.integers(0, 1000))
+def test_blur_without_direction_commutes_with_mirroring_and_transposing(name: str, pixels: float, seed: int) -> None:
+    images = noise(1, 1, 20, 24, seed=seed)
+    blurred = BLURS[name](images, pixels)
+    assert float((blurred - BLURS[name](images.flip(-1), pixels).flip(-1)).abs().max()) <= 1e-5
+    assert float((blurred - BLURS[name](images.mT.contiguous(), pixels).mT).abs().max()) <= 1e-5
+
+
+@pytest.mark.parametrize("name", BLURS)
+def test_stronger_blur_leaves_less_contrast(name: str) -> None:
+    image = noise(1, 1, 48, 48)
+    contrast = [float(BLURS[name](image, pixels).std()) for pixels in (0.0, 2.0, 4.0, 6.0, 8.0)]
+    assert all(strong < weak for weak, strong in pairwise(contrast))
+
+
+@pytest.mark.parametrize("name", BLURS)
+def test_no_blur_at_zero_and_none_below(name: str) -> None:
+    image = noise(1, 1, 12, 12)
+    assert torch.equal(BLURS[name](image, 0.0), image)
+    with pytest.raises(ValueError, match=r"(sigma|side|radius|length) is -0\.5: a blur needs a length of at least 0"):
+        BLURS[name](image, -0.5)
+
+
+@pytest.mark.parametrize("pixels", [1e-3, 1e-10, 1e-25, 1e-50, 1e-300])
+@pytest.mark.parametrize("name", BLURS)
+def test_vanishing_blur_changes_nothing(name: str, pixels: float) -> None:
+    # 1e-25 has no square and 1e-50 no value in float32
+    image = noise(1, 1, 12, 12)
+    assert float((BLURS[name](image, pixels) - image).abs().max()) <= 1e-6
+
+
+@pytest.mark.parametrize("scale", [1, 2, 3])
+@pytest.mark.parametrize("name", NAMES[:2] + NAMES[3:])
+def test_level_is_in_pixels_of_the_reference_size(name: str, scale: int) -> None:
+    images = noise(2, 1, 28 * scale, 32 * scale)
+    expected = getattr(blur, name)(images, 1.5 * scale)
+    assert torch.allclose(blur.degrade(name, images, 1.5, setting_of(2)), expected, atol=1e-6)
+
+
+def test_level_of_motion_is_in_pixels_of_the_reference_size() -> None:
+    # seen by the angles that a level of half the length in an image of half the reference size is given
+    images = noise(2, 1, 28, 28)
+    expected = blur.degrade("motion_blur", images, 4.0, setting_of(2))
+    assert torch.allclose(
+        blur.degrade("motion_blur", images, 8.0, setting_of(2, reference_size=56)), expected, atol=1e-6
+    )
