@@ -16,7 +16,7 @@ from mae_bench.errors import BenchError
 from mae_bench.evaluate import CellResult
 from mae_bench.regression import Rule, Shift, Verdict, indicator_shifts, verdict
 from mae_bench.rows import ResultRow
-from mae_bench.store import ABSENT, Outcomes, cell_of, write_atomically
+from mae_bench.store import ABSENT, Outcomes, cell_of, write_together
 
 COMPARABLE = ("degradation_version", "seed", "view", "label_map")
 """Fields that must agree between a cell and the baseline's before their outcomes may be paired (the level is
@@ -194,9 +194,13 @@ def updated(
 
 
 def save(baseline: Baseline) -> None:
-    """Write ``cells.csv`` and ``outcomes.npz``."""
-    write_atomically(baseline.path / "cells.csv", table(baseline.rows.values()).encode())
-    baseline.outcomes.save(baseline.path / "outcomes.npz")
+    """Write ``cells.csv`` and ``outcomes.npz`` together."""
+    write_together(
+        {
+            baseline.path / "cells.csv": table(baseline.rows.values()).encode(),
+            baseline.path / "outcomes.npz": baseline.outcomes.to_bytes(),
+        }
+    )
 
 
 def table(rows: Iterable[ResultRow]) -> str:
@@ -216,8 +220,12 @@ def read_rows(path: Path) -> list[ResultRow]:
     Raises:
         BaselineError: a line is not such a row; the message names it.
     """
+    try:
+        text = path.read_bytes().decode()
+    except ValueError as error:
+        raise BaselineError(f"{path}: {error}; restore the file") from error
     rows = []
-    with path.open(newline="") as file:
+    with io.StringIO(text, newline="") as file:
         for number, record in enumerate(csv.DictReader(file), start=2):
             try:
                 rows.append(ResultRow.from_dict({name: _value(name, text) for name, text in record.items()}))

@@ -18,7 +18,7 @@ GROUPS = ("noise", "weather", "digital")
 
 MARKS = (*FAMILIES, *GROUPS, "representation")
 
-_LEVEL = re.compile(r"s[1-5]|[0-9]+\.[0-9][0-9]")
+_LEVEL = re.compile(r"s[1-5]|(0|[1-9][0-9]*)\.[0-9][0-9]")
 
 
 @dataclass(frozen=True, order=True)

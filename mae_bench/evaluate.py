@@ -118,6 +118,7 @@ class Evaluation:
                 f"{suite.entry.name!r} has {suite.channels}: give the model {suite.channels} input channels"
             )
         self.view = self._suite_view() if settings.suite_view else model.classifier.view
+        self._failed = ""
         self._clean: CellResult | None = None
         self._reference: Reference | None = None
         self._folder: Path | None = None
@@ -143,9 +144,9 @@ class Evaluation:
             EvaluationError: logits are not finite.
             ValueError: the degradation is unknown, or the level outside its domain.
         """
+        degradation(name).check(level)
         if degradation(name).family == "clean":
             return self.clean
-        degradation(name).check(level)
         reference = self.reference
         started = time.perf_counter()
         shard = self._shard(name, level, self.blocks, reference)
@@ -160,8 +161,8 @@ class Evaluation:
         return range(-(-self.images // BLOCK))
 
     def close(self) -> None:
-        """Remove the clean features from disk."""
-        self._reference = None
+        """Remove the clean features from disk; another cell would need another clean pass."""
+        self._clean = self._reference = None
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
             self._folder = None
@@ -212,19 +213,37 @@ class Evaluation:
         return classes
 
     def _suite_view(self) -> View:
-        entry = self.suite.entry
-        return View(entry.reference_size, entry.reference_size, "bilinear", entry.crop_pct)
+        """The suite's own view, tried on the model."""
+        entry, model = self.suite.entry, self.model
+        size = entry.reference_size
+        example = torch.zeros(2, self.suite.channels, size, size, device=self.device)
+        try:
+            with torch.inference_mode():
+                model.classifier(example)
+        except Exception as error:
+            raise EvaluationError(
+                f"model {model.entry.name!r} cannot take the view of suite {entry.name!r}, {size}x{size} pixels "
+                f"({error}): leave it out, or use --mae-view model"
+            ) from error
+        return View(size, size, "bilinear", entry.crop_pct)
 
     def _run_clean(self) -> None:
         if self._clean is not None:
             return
+        if self._failed:
+            raise EvaluationError(self._failed)
         self.scratch.mkdir(parents=True, exist_ok=True)
         self._folder = Path(tempfile.mkdtemp(prefix="reference-", dir=self.scratch))
         reference = Reference(self._folder / "features", self.images)
         started = time.perf_counter()
-        shard = self._shard("clean", Level(0.0), self.blocks, reference)
-        self._clean = self.result("clean", Level(0.0), shard, time.perf_counter() - started)
+        try:
+            shard = self._shard("clean", Level(0.0), self.blocks, reference)
+        except BenchError as error:
+            self._failed = str(error)  # every cell needs the clean pass, and it would end the same way
+            self.close()
+            raise
         self._reference = reference
+        self._clean = self.result("clean", Level(0.0), shard, time.perf_counter() - started)
 
     def _shard(self, name: str, level: Level, blocks: range, reference: Reference) -> Shard:
         clean = name == "clean"
@@ -319,7 +338,13 @@ class Evaluation:
             shard.heads.setdefault(key, BlockSums()).update(number, block_counts)
 
     def result(self, name: str, level: Level, shard: Shard, seconds: float) -> CellResult:
-        """The cell that ``shard``, complete, amounts to."""
+        """The cell that ``shard`` amounts to.
+
+        Raises:
+            ValueError: it lacks blocks.
+        """
+        if shard.cell.blocks != list(self.blocks):
+            raise ValueError(f"{name}: the shard holds {len(shard.cell.blocks)} of {len(self.blocks)} blocks")
         sums = shard.cell
         prediction = np.concatenate([shard.prediction[block] for block in sorted(shard.prediction)])
         total = {key: float(sums.total(key)) for key in ("images", "hits", "top5", "nll", "flips", "near_ties")}

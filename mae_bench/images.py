@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import math
 import os
 import struct
 import warnings
@@ -13,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from filelock import FileLock
@@ -72,10 +74,10 @@ def stratified(hashes: Sequence[str], labels: Sequence[int], classes: Sequence[s
     every prefix is as balanced as the whole. The order depends on the contents alone, not on their names.
     """
     seen: Counter[str] = Counter()
-    ids = []
-    for content in hashes:
-        ids.append(f"{content}-{seen[content]}")
-        seen[content] += 1
+    ids = [""] * len(hashes)
+    for i in sorted(range(len(hashes)), key=lambda i: (hashes[i], labels[i])):
+        ids[i] = f"{hashes[i]}-{seen[hashes[i]]}"
+        seen[hashes[i]] += 1
     label_array = np.asarray(labels, dtype=np.int64)
     place = np.empty(len(ids), dtype=np.float64)
     for label in range(len(classes)):
@@ -100,20 +102,22 @@ class View:
     crop_mode: str = "center"
 
     def __str__(self) -> str:
-        return f"{self.height}x{self.width} {self.interpolation} {self.crop_mode} {self.crop_pct:.3f}"
+        return f"{self.height}x{self.width} {self.interpolation} {self.crop_mode} {self.crop_pct}"
 
     def transform(self) -> Callable[[Image.Image], np.ndarray]:
         """From a PIL image to (C, H, W) uint8."""
+        import torch
         from timm.data.transforms_factory import transforms_imagenet_eval
 
-        transform: Callable[[Image.Image], np.ndarray] = transforms_imagenet_eval(
+        transform: Callable[[Image.Image], Any] = transforms_imagenet_eval(
             img_size=(self.height, self.width),
             crop_pct=self.crop_pct,
             crop_mode=self.crop_mode,
             interpolation=self.interpolation,
             use_prefetcher=True,
         )
-        return transform
+        # an array or a tensor, as timm's version has it
+        return lambda image: torch.as_tensor(transform(image)).numpy()
 
 
 def decode(path: Path) -> Image.Image:
@@ -129,12 +133,21 @@ def decode(path: Path) -> Image.Image:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as image:
+                if image.mode.startswith(("I", "F")):
+                    raise ImageError(f"{path}: more than 8 bits per channel (mode {image.mode}); convert it to 8 bits")
                 return image.convert("RGB")
     except ImageError:
         raise
     except UnidentifiedImageError as error:
         raise ImageError(f"{path}: not an image that Pillow can read; {remedy}") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+    except (
+        OSError,
+        SyntaxError,
+        TypeError,
+        ValueError,
+        Image.DecompressionBombError,
+        Image.DecompressionBombWarning,
+    ) as error:
         raise ImageError(f"{path}: cannot be decoded ({error}); {remedy}") from error
 
 
@@ -156,9 +169,12 @@ def read_idx(path: Path) -> np.ndarray:
         raise ImageError(f"{path}: the idx header is cut off; copy it again")
     shape = struct.unpack(f">{dimensions}I", data[4:header])
     values = np.frombuffer(data, dtype=np.uint8, offset=header)
-    if values.size != int(np.prod(shape, dtype=np.int64)):
+    if values.size != math.prod(shape):
         raise ImageError(f"{path}: declares shape {shape} but holds {values.size} bytes; copy it again")
-    return values.reshape(shape)
+    try:
+        return values.reshape(shape)
+    except ValueError as error:
+        raise ImageError(f"{path}: declares the impossible shape {shape} ({error}); copy it again") from error
 
 
 def decoded(

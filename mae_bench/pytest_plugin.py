@@ -462,17 +462,29 @@ class BoundCell:
 
 
 @pytest.fixture
-def cell(request: pytest.FixtureRequest) -> BoundCell:
-    """One cell of the matrix; a test that asks for it carries a family mark and is run for every cell."""
-    return BoundCell(Cell.parse(request.param), request)
+def mae_bench_cell(request: pytest.FixtureRequest) -> str:
+    """Id of a cell. Parametrized in place of ``cell``, so that a project's own ``cell`` is left alone."""
+    return str(request.param)
 
 
 @pytest.fixture
-def evaluation(request: pytest.FixtureRequest) -> Evaluation:
+def mae_bench_model(request: pytest.FixtureRequest) -> str:
+    """Name of a model. Parametrized in place of ``evaluation``."""
+    return str(request.param)
+
+
+@pytest.fixture
+def cell(mae_bench_cell: str, request: pytest.FixtureRequest) -> BoundCell:
+    """One cell of the matrix; a test that asks for it carries a family mark and is run for every cell."""
+    return BoundCell(Cell.parse(mae_bench_cell), request)
+
+
+@pytest.fixture
+def evaluation(mae_bench_model: str, request: pytest.FixtureRequest) -> Evaluation:
     """The evaluation of one model on the selected suite; a test that asks for it is run for every model."""
     try:
         harness = request.config.stash[HARNESS]
-        harness.load(request.param, request)
+        harness.load(mae_bench_model, request)
         return harness.executor.evaluation
     except BenchError as error:
         pytest.fail(str(error), pytrace=False)
@@ -494,19 +506,19 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    wanted = [name for name in ("cell", "evaluation") if name in metafunc.fixturenames]
+    wanted = [name for name in ("mae_bench_cell", "mae_bench_model") if name in metafunc.fixturenames]
     if not wanted:
         return
     harness = metafunc.config.stash[HARNESS]
     try:
         models = harness.models(metafunc.definition.path)
-        if "evaluation" in wanted:
+        if "mae_bench_model" in wanted:
             ids = [entry.name for entry in models]
-            metafunc.parametrize("evaluation", ids, indirect=True, ids=ids)
-        if "cell" in wanted:
+            metafunc.parametrize("mae_bench_model", ids, indirect=True, ids=ids)
+        if "mae_bench_cell" in wanted:
             harness.suite.check(harness.options["data"])
             ids = [cell.id for entry in models for cell in _cells(entry.name, metafunc.definition, harness)]
-            metafunc.parametrize("cell", ids, indirect=True, ids=ids)
+            metafunc.parametrize("mae_bench_cell", ids, indirect=True, ids=ids)
     except BenchError as error:
         raise pytest.Collector.CollectError(str(error)) from error
 
@@ -568,13 +580,8 @@ def _said(report: pytest.TestReport, key: str) -> dict[str, Any]:
 def _model_of(item: pytest.Item) -> str | None:
     """Name of the model that ``item`` evaluates."""
     params: dict[str, Any] = item.callspec.params if hasattr(item, "callspec") else {}
-    if isinstance(params.get("cell"), str) and "cell" in getattr(item, "fixturenames", ()):
-        try:
-            return Cell.parse(params["cell"]).model
-        except ValueError:
-            return None  # another project's parameter of the same name
-    model = params.get("evaluation")
-    return model if isinstance(model, str) else None
+    cell_id = params.get("mae_bench_cell")
+    return params.get("mae_bench_model") if cell_id is None else Cell.parse(cell_id).model
 
 
 # --------------------------------------------------------------------------- the end of a run

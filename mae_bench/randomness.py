@@ -49,7 +49,7 @@ def random_words(keys: Tensor, count: int, seed: int, stream: str) -> Tensor:
     key = ((keys & _LOW)[:, None], ((keys >> 32) & _LOW)[:, None])
     zero = torch.zeros_like(position)
     words = philox((position, zero, zero + label, zero + seed), key)
-    return torch.stack(words, dim=-1).reshape(len(keys), -1)[:, :count]
+    return torch.stack(words, dim=-1).reshape(len(keys), 4 * position.shape[1])[:, :count]
 
 
 def random_uniform(keys: Tensor, count: int, seed: int, stream: str) -> Tensor:

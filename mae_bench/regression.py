@@ -110,8 +110,8 @@ def indicator_shifts(
     """Indicators whose paired-by-block 95 % interval lies beyond ``floor`` on either side.
 
     ``before`` and ``after`` map names to sums per block of the same images; retention is the ratio of
-    overlap to clean activity in each block. Blocks that only one side has are left out; fewer than four
-    blocks give no interval and thus nothing.
+    overlap to clean activity in each block. Blocks that only one side has, and those without any clean activity,
+    are left out; fewer than four blocks give no interval and thus nothing.
     """
     shifts = []
     for name in sorted(before.keys() & after.keys()):
@@ -120,8 +120,9 @@ def indicator_shifts(
         divisor = "active_clean" if name == "active_overlap" else "images"
         count = min(len(before[name]), len(after[name]), len(before["images"]), len(after["images"]))
         same = before["images"][:count] == after["images"][:count]
-        old = (before[name][:count] / before[divisor][:count])[same]
-        new = (after[name][:count] / after[divisor][:count])[same]
+        same &= (before[divisor][:count] > 0) & (after[divisor][:count] > 0)
+        old = before[name][:count][same] / before[divisor][:count][same]
+        new = after[name][:count][same] / after[divisor][:count][same]
         difference = np.asarray(new - old, dtype=np.float64)
         weights = [int(n) for n in before["images"][:count][same]]
         if not len(difference):

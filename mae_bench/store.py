@@ -38,18 +38,30 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises:
         StoreError: the disk is full or the directory not writable; an older file is left as it was.
     """
-    partial = ""
+    write_together({path: content})
+
+
+def write_together(contents: Mapping[Path, bytes]) -> None:
+    """:func:`write_atomically` for files that belong together: no old one is replaced before all are on the disk.
+
+    Raises:
+        StoreError: as above; none of the older files has changed.
+    """
+    partials: dict[Path, str] = {}
+    path = Path()
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            partial = file.name
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(partial, 0o644)  # temporary files are private, results are not
-        os.replace(partial, path)
+        for path, content in contents.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+                partials[path] = file.name
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(partials[path], 0o644)  # temporary files are private, results are not
+        for path, partial in partials.items():
+            os.replace(partial, path)
     except OSError as error:
-        if partial:
+        for partial in partials.values():
             Path(partial).unlink(missing_ok=True)
         raise StoreError(f"{path}: cannot be written ({error}); free or choose another place") from error
 
@@ -205,6 +217,10 @@ class Outcomes:
         return np.asarray(self.prediction[cell] == self.labels)
 
     def save(self, path: Path) -> None:
+        write_atomically(path, self.to_bytes())
+
+    def to_bytes(self) -> bytes:
+        """A NumPy archive; the same content gives the same bytes."""
         cells = sorted(self.prediction)
         names = sorted({name for sums in self.block_sums.values() for name in sums})
         blocks = max((len(v) for sums in self.block_sums.values() for v in sums.values()), default=0)
@@ -227,7 +243,7 @@ class Outcomes:
                 block_sums=table,
             )
             file.seek(0)
-            write_atomically(path, file.read())
+            return file.read()
 
     @classmethod
     def load(cls, path: Path) -> Outcomes:

@@ -799,16 +799,15 @@ def test_the_suite_s_view_is_forced_on_every_model(evaluate: Build, small_suite:
     assert torch.equal(*(made.degraded(*HALF, 0, 50) for made in forced))
     rows = [made.clean.row for made in (*own, *forced)]
     assert rows[0].view != rows[1].view
-    assert rows[2].view == rows[3].view == "28x28 bilinear center 1.000"
+    assert rows[2].view == rows[3].view == "28x28 bilinear center 1.0"
     assert "view" in identity_difference(rows[0], forced[0].identity(*CLEAN))
 
 
 def test_a_model_that_cannot_take_the_suite_s_view_ends_in_a_clear_error(
     evaluate: Build, random_suite: Build, vit: LoadedModel
 ) -> None:
-    made = evaluate(random_suite(40, reference_size=32), vit, suite_view=True)
     with pytest.raises(EvaluationError, match=r"'vit'.*32.*--mae-view"):
-        _ = made.clean
+        evaluate(random_suite(40, reference_size=32), vit, suite_view=True)
 
 
 def test_a_model_without_taps_has_null_indicators_with_a_reason(evaluate: Build, small_suite: Suite) -> None:
@@ -839,7 +838,7 @@ def test_a_row_records_how_it_came_about(subject: Subject) -> None:
     assert (row.suite, row.model, row.family, row.degradation) == ("random_images", "vit", "occlusion", "random_patch")
     assert (row.level, row.unit, row.condition) == (0.5, "fraction of area", "random_patch-0.50")
     assert (row.device, row.dtype, row.batch_size, row.threads, row.seed) == ("cpu", "float32", 64, 1, SEED)
-    assert (row.classes, row.run_id, row.view) == (8, "run", "28x28 bilinear center 0.900")
+    assert (row.classes, row.run_id, row.view) == (8, "run", "28x28 bilinear center 0.9")
     assert row.manifest_hash == subject.suite.manifest.hash
     assert row.parameters == sum(p.numel() for p in subject.model.classifier.module.parameters())
     assert row.seconds > 0

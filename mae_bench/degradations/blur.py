@@ -18,6 +18,9 @@ from mae_bench.randomness import random_uniform
 _TRUNCATION = 4.0
 """Standard deviations after which a Gaussian kernel is cut."""
 
+_SMALLEST_SIGMA = 0.05
+"""Below this the weight of a neighbouring pixel, exp(-200), vanishes in float32."""
+
 
 def degrade(name: str, images: Tensor, level: float, setting: Setting) -> Tensor:
     """Blur ``name`` at ``level`` pixels of an image whose side is the reference size."""
@@ -41,7 +44,7 @@ def gaussian_blur(images: Tensor, sigma: float) -> Tensor:
     >>> gaussian_blur(torch.full((1, 1, 8, 8), 0.25), 1.5).unique()
     tensor([0.2500])
     """
-    if _is_identity("sigma", sigma):
+    if _is_identity("sigma", sigma) or sigma < _SMALLEST_SIGMA:
         return images
     radius = _radius(_TRUNCATION * sigma, images)
     blurred = gaussian_blur2d(images.float(), 2 * radius + 1, (sigma, sigma), border_type="reflect")

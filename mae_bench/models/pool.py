@@ -36,7 +36,8 @@ class Pool:
         self.device = torch.device(device)
         self._loaded: LoadedModel | None = None
         self._cleanup: Generator[object, None, None] | None = None
-        self._failed: dict[str, ModelError] = {}
+        self._name = ""
+        self._failed: dict[str, str] = {}  # the message alone: an error keeps its frames, and they the model
 
     @property
     def model(self) -> LoadedModel:
@@ -64,13 +65,17 @@ class Pool:
         if self._loaded is not None and self._loaded.entry.name == entry.name:
             return self._loaded
         self.release()
+        self._name = entry.name
         if entry.name in self._failed:
-            raise self._failed[entry.name]
+            raise ModelError(self._failed[entry.name])
         try:
             self._loaded = self._build(entry, build)
         except ModelError as error:
-            self._failed[entry.name] = error
-            self.release()
+            self._failed[entry.name] = str(error)
+            try:
+                self.release()
+            except ModelError as another:
+                error.add_note(str(another))
             raise
         return self._loaded
 
@@ -122,7 +127,7 @@ class Pool:
         """
         if self._loaded is None and self._cleanup is None:
             return
-        name = self._loaded.entry.name if self._loaded is not None else "?"
+        name = self._name
         self._loaded = None
         # a failed test keeps its frames, and with them the model, alive for post-mortem debuggers
         for attribute in ("last_type", "last_value", "last_traceback", "last_exc"):

@@ -111,7 +111,7 @@ class TransformerTaps(Taps):
         last = self.blocks + 1
         if isinstance(model.fc_norm, nn.Identity):
             handles.append(model.norm.register_forward_hook(lambda _, __, out: keep(last, out)))
-        else:  # average pooling: the head reads the normalised mean patch token, and no other
+        elif model.global_pool == "avg":  # the head reads the normalised mean patch token, and no other
 
             def keep_pooled(pooled: Tensor) -> None:
                 features.tokens[last, "mean_patch"] = pooled.float()

@@ -43,8 +43,13 @@ def load(entry: SuiteEntry, data: None) -> Suite:  # noqa: ARG001 - every suite 
     Raises:
         SuiteError: the bundled files are not those that were published.
     """
+    for name in ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz", "manifest.json"):
+        if not (BUNDLED / name).is_file():
+            raise SuiteError(f"{BUNDLED / name} is missing: install mae_bench again")
     images = read_idx(BUNDLED / "t10k-images-idx3-ubyte.gz")
     labels = read_idx(BUNDLED / "t10k-labels-idx1-ubyte.gz")
+    if len(images) != len(labels):
+        raise SuiteError(f"{BUNDLED} holds {len(images)} images but {len(labels)} labels: install mae_bench again")
     hashes = [content_hash(image.tobytes()) for image in images]
     order, manifest = stratified(hashes, [int(label) for label in labels], CLASSES)
     published = json.loads((BUNDLED / "manifest.json").read_text())

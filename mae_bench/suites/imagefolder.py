@@ -37,12 +37,10 @@ def image_files(folder: Path) -> list[Path]:
     Raises:
         SuiteError: there is none.
     """
-    files = [
-        Path(root) / name
-        for root, _, names in os.walk(folder)
-        for name in names
-        if name.lower().endswith(SUFFIXES) and not name.startswith(".")
-    ]
+    files = []
+    for root, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]  # what is hidden is not walked into
+        files += [Path(root) / name for name in names if name.lower().endswith(SUFFIXES) and not name.startswith(".")]
     if not files:
         raise SuiteError(f"{folder}: holds no image ({', '.join(SUFFIXES)}); fill the class or remove its folder")
     return sorted(files)

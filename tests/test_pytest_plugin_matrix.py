@@ -1,0 +1,413 @@
+"""Which cells are collected and selected, in which order they run, and how long a model lives."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from mae_bench.cells import FAMILIES, MARKS
+from mae_bench.degradations import DEGRADATIONS
+
+if TYPE_CHECKING:
+    from tests.conftest import Project
+
+REPOSITORY = Path(__file__).parent.parent
+HEAVY = """
+import sys
+
+
+def pytest_unconfigure():
+    print("heavy:", sorted({"torch", "torchvision", "timm", "kornia", "pandas"} & set(sys.modules)))
+"""
+BLURS = ("gaussian_blur", "box_blur", "motion_blur", "defocus_blur")
+
+
+def condition_of(node_id: str) -> str:
+    """The bracketed part of a node id."""
+    return node_id.partition("[")[2].removesuffix("]")
+
+
+def verbs(project: Project, name: str) -> list[str]:
+    """What befell the model, images apart."""
+    lines = (line.split() for line in project.log)
+    return [line[0] for line in lines if line[1] == name and line[0] != "forward"]
+
+
+class Observer:
+    """Sees every test that is collected and those that are left after selection."""
+
+    def __init__(self) -> None:
+        self.collected: list[pytest.Item] = []
+        self.selected: list[pytest.Item] = []
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_itemcollected(self, item: pytest.Item) -> None:
+        self.collected.append(item)
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        self.selected = list(session.items)
+
+
+# --------------------------------------------------------------------------- this repository's own matrix
+
+
+def test_listing_the_matrix_imports_nothing_heavy(project: Project) -> None:
+    project.write("heavy.py", HEAVY)
+    arguments = ("-p", "heavy", "-p", "no:cacheprovider", "--co", "-q", REPOSITORY / "benchmarks")
+    result = project.pytester.runpytest_subprocess(*arguments)
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(
+        [
+            "benchmarks/test_blur.py::test_cell[[]mae_ft_s0-gaussian_blur-1.50[]]",
+            "benchmarks/test_clean.py::test_cell[[]mae_ft_s0-clean-0.00[]]",
+            "benchmarks/test_occlusion.py::test_cell[[]mae_ft_s0-random_patch-0.50[]]",
+            "benchmarks/test_occlusion.py::test_cell[[]supervised_s0-random_patch_uniform-0.90[]]",
+            "heavy: []",
+        ],
+        consecutive=False,
+    )
+
+
+@pytest.mark.parametrize("mark", MARKS)
+def test_a_mark_as_keyword_selects_the_cells_that_carry_it(project: Project, mark: str) -> None:
+    observer = Observer()
+    arguments = ("--co", "-q", "--mae-full", "-p", "no:cacheprovider", "-k", mark, REPOSITORY / "benchmarks")
+    project.run(*arguments, plugins=(observer,))
+    cells = {item.nodeid for item in observer.collected if item.name.startswith("test_cell[")}
+    carrying = {item.nodeid for item in observer.collected if item.get_closest_marker(mark) and item.nodeid in cells}
+    assert {item.nodeid for item in observer.selected if item.nodeid in cells} == carrying
+    assert len(cells) > 100
+    assert bool(carrying) == any(kind.family == mark for kind in DEGRADATIONS.values())
+
+
+def test_the_whole_matrix_holds_every_condition_of_every_family_once_per_model(project: Project) -> None:
+    observer = Observer()
+    project.run("--co", "-q", "--mae-full", "-p", "no:cacheprovider", REPOSITORY / "benchmarks", plugins=(observer,))
+    ids = [condition_of(item.nodeid) for item in observer.collected if item.name.startswith("test_cell[")]
+    assert len(ids) == len(set(ids))
+    models = {name.rsplit("-", 2)[0] for name in ids}
+    assert {"mae_ft_s0", "supervised_s0", "cnn_s0"} <= models
+    for kind in DEGRADATIONS.values():
+        levels = [name for name in ids if name.startswith(f"cnn_s0-{kind.name}-")]
+        assert len(levels) == (1 if kind.family == "clean" else 5), kind.name
+
+
+# --------------------------------------------------------------------------- selection
+
+
+def test_a_keyword_and_a_model_name_select_the_models_cells_of_the_family(project: Project) -> None:
+    project.matrix(models=("bright", "dim"))
+    for family in ("clean", "blur"):
+        project.test(family, name=f"test_{family}.py")
+    result = project.run("-k", "blur and dim", "--mae-run", "run")
+    result.assert_outcomes(passed=12, deselected=14)
+    blurred = {name for name in project.rows() if name != "dim-clean-0.00"}
+    assert len(blurred) == 12
+    assert all(name.startswith(tuple(f"dim-{blur}-" for blur in BLURS)) for name in blurred)
+    assert verbs(project, "dim") == ["build", "free"]
+    assert verbs(project, "bright") == []
+
+
+def test_a_node_id_runs_its_cell_alone_and_the_clean_cell_is_written_with_it(project: Project) -> None:
+    project.matrix("occlusion", models=("bright", "dim"))
+    result = project.run("test_x.py::test_cell[dim-stripes-0.90]", "--mae-run", "run")
+    result.assert_outcomes(passed=1)
+    assert sorted(project.rows()) == ["dim-clean-0.00", "dim-stripes-0.90"]
+    clean = project.rows()["dim-clean-0.00"]
+    assert (clean["family"], clean["level"], clean["top1"]) == ("clean", 0.0, 1.0)
+
+
+def test_a_test_may_carry_the_marks_of_several_families(project: Project) -> None:
+    project.matrix("clean", "blur")
+    lines = project.run("--co", "-q").outlines
+    ids = [condition_of(line) for line in lines if "test_cell[" in line]
+    assert {name.split("-")[1] for name in ids} == {"clean", *BLURS}
+
+
+def test_only_the_first_training_seed_of_an_arm_runs_unless_all_are_asked_for(project: Project) -> None:
+    project.matrix("clean")
+    seeds = "\n".join(
+        f"""
+@model_fixture(arm="supervised", training_seed={seed})
+def trained_{seed}():
+    from networks import mean_colour
+
+    return mean_colour("trained_{seed}")
+"""
+        for seed in (2, 1)
+    )
+    project.conftest(seeds)
+    assert [condition_of(line) for line in project.run("--co", "-q").outlines[:1]] == ["trained_1-clean-0.00"]
+    full = project.run("--co", "-q", "--mae-full").outlines[:2]
+    assert sorted(condition_of(line) for line in full) == ["trained_1-clean-0.00", "trained_2-clean-0.00"]
+
+
+def test_models_of_a_folder_join_the_tests_of_that_folder(project: Project) -> None:
+    project.matrix("clean")
+    project.write("inner/conftest.py", (project.path / "conftest.py").read_text().replace("colour", "tint", 1))
+    project.test("clean", name="inner/test_y.py")
+    lines = [line for line in project.run("--co", "-q").outlines if "test_cell[" in line]
+    assert sorted(lines) == [
+        "inner/test_y.py::test_cell[colour-clean-0.00]",
+        "inner/test_y.py::test_cell[tint-clean-0.00]",
+        "test_x.py::test_cell[colour-clean-0.00]",
+    ]
+
+
+def test_an_encoder_has_no_cells(project: Project) -> None:
+    project.matrix("clean")
+    with (project.path / "conftest.py").open("a") as file:
+        file.write("\n\n@model_fixture(head=False)\ndef encoder():\n    raise AssertionError\n")
+    lines = [line for line in project.run("--co", "-q").outlines if "test_cell[" in line]
+    assert lines == ["test_x.py::test_cell[colour-clean-0.00]"]
+
+
+# --------------------------------------------------------------------------- order, and what it leaves the same
+
+ORDER = """
+import random
+
+import pytest
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items):
+    {order}
+"""
+
+
+@pytest.mark.parametrize(
+    "way",
+    ["items.reverse()", "random.Random(1).shuffle(items)", "-n"],
+    ids=["reversed", "shuffled", "xdist"],
+)
+def test_any_order_gives_the_same_rows_and_builds_each_model_once(project: Project, way: str) -> None:
+    project.matrix("clean", "blur", models=("bright", "dim", "third"))
+    project.run("--mae-run", "in_order").assert_outcomes(passed=39)
+    (project.path / "log.txt").unlink()
+    project.write("order.py", ORDER.format(order=way if way != "-n" else "pass"))
+    arguments = ("-n", "2") if way == "-n" else ("-p", "order")
+    project.run(*arguments, "--mae-run", "run").assert_outcomes(passed=39)
+    rows, expected = project.rows(), project.rows("in_order")
+    assert rows.keys() == expected.keys()
+    for name, row in expected.items():
+        # another number of threads may round differently
+        assert rows[name] == pytest.approx(row, rel=1e-6), name
+    for model in ("bright", "dim", "third"):
+        assert verbs(project, model) == ["build", "free"]
+        lines = [i for i, line in enumerate(project.log) if line.split()[1] == model]
+        assert project.log[lines[-1]] == f"free {model}"
+    if way != "-n":
+        # in one process a model is gone before the next one comes
+        alive: set[str] = set()
+        for line in project.log:
+            verb, model = line.split()[:2]
+            if verb == "build":
+                assert not alive, line
+                alive.add(model)
+            elif verb == "free":
+                alive.remove(model)
+
+
+def test_workers_leave_one_run_with_one_leaderboard(project: Project) -> None:
+    project.matrix("clean", models=("bright", "dim"))
+    result = project.run("-n", "2")
+    (run,) = (project.path / "results/runs").iterdir()
+    assert len(project.rows(str(run.relative_to(project.path)))) == 2
+    assert {"manifest.json", "cells.parquet", "leaderboard.md", "outcomes.npz"} <= {p.name for p in run.iterdir()}
+    text = result.stdout.str()
+    assert text.count("mae_bench: leaderboard") == 1
+    assert "2 cells" in text
+
+
+FAILING = {"bright-gaussian_blur-3.00": None}
+
+
+def test_the_first_failure_ends_the_run_and_frees_the_model(project: Project) -> None:
+    project.matrix("blur", models=("bright", "dim"))
+    project.write("wrong.json", json.dumps(FAILING))
+    result = project.run("-x", "--mae-run", "run")
+    result.assert_outcomes(passed=1, failed=1)
+    assert result.ret == 1
+    assert sorted(project.rows()) == ["bright-clean-0.00", "bright-gaussian_blur-1.00"]
+    assert verbs(project, "bright") == ["build", "free"]
+    assert verbs(project, "dim") == []
+    result.stdout.fnmatch_lines(["*RuntimeError: the network broke down", "*mae_bench: leaderboard*"])
+
+
+def test_a_model_with_a_failed_cell_is_freed_before_the_next_is_built(project: Project) -> None:
+    project.matrix("blur", models=("bright", "dim"))
+    # the last cell of the model, so that nothing that runs after it drops what the failure holds on to
+    project.write("wrong.json", json.dumps({"bright-defocus_blur-12.00": None}))
+    result = project.run("-k", "defocus", "--mae-run", "run")
+    result.assert_outcomes(passed=5, failed=1, deselected=18)
+    events = [line for line in project.log if not line.startswith("forward")]
+    assert events == ["build bright", "free bright", "build dim", "free dim"]
+
+
+def test_last_failed_runs_only_the_failed_cell_again(project: Project) -> None:
+    project.matrix("blur", models=("bright", "dim"))
+    project.write("wrong.json", json.dumps(FAILING))
+    project.run("-k", "gaussian")
+    (project.path / "log.txt").unlink()
+    project.write("wrong.json", "{}")
+    project.run("--lf", "--mae-run", "run").assert_outcomes(passed=1)
+    assert sorted(project.rows()) == ["bright-clean-0.00", "bright-gaussian_blur-3.00"]
+    assert verbs(project, "bright") == ["build", "free"]
+
+
+def test_failed_first_keeps_the_cells_of_a_model_together(project: Project) -> None:
+    project.matrix("blur", models=("bright", "dim"))
+    project.write("wrong.json", json.dumps({"dim-gaussian_blur-3.00": None}))
+    project.run("-k", "gaussian").assert_outcomes(passed=5, failed=1, deselected=18)
+    (project.path / "log.txt").unlink()
+    project.write("wrong.json", "{}")
+    project.run("--ff", "-k", "gaussian", "--mae-run", "run").assert_outcomes(passed=6, deselected=18)
+    assert len(project.rows()) == 8
+    events = [line for line in project.log if not line.startswith("forward")]
+    assert events == ["build dim", "free dim", "build bright", "free bright"]
+
+
+# --------------------------------------------------------------------------- a model as a fixture
+
+
+def test_a_fixture_that_yields_cleans_up_once_after_the_last_cell(project: Project) -> None:
+    project.matrix("clean", "blur")
+    borrowed = """
+@model_fixture
+def borrowed():
+    from networks import mean_colour, note
+
+    yield mean_colour("borrowed")
+    note("return borrowed")
+"""
+    project.conftest(borrowed + "\n\n@model_fixture\ndef second():\n    from networks import mean_colour\n\n")
+    with (project.path / "conftest.py").open("a") as file:
+        file.write('    return mean_colour("second")\n')
+    project.write("wrong.json", json.dumps({"borrowed-defocus_blur-12.00": None}))
+    project.run("-k", "clean or defocus").assert_outcomes(passed=7, failed=1, deselected=18)
+    events = [line for line in project.log if not line.startswith("forward")]
+    assert sorted(events[:3]) == ["build borrowed", "free borrowed", "return borrowed"]
+    assert events[3:] == ["build second", "free second"]
+    forwards = [i for i, line in enumerate(project.log) if line.startswith("forward borrowed")]
+    assert forwards[-1] < project.log.index("return borrowed")
+
+
+AS_FIXTURE = '''
+@pytest.fixture(scope="session")
+def shade():
+    from networks import note
+
+    note("shade once")
+    yield "deep"
+    note("shade closed")
+
+
+@model_fixture
+def asking(shade, request):
+    """Asks for other fixtures."""
+    from networks import mean_colour
+
+    model = mean_colour("asking")
+    model.shade = shade
+    model.asked_by = request.fixturename
+    return model
+
+
+@model_fixture
+def yielding():
+    """Yields itself."""
+    from networks import mean_colour
+
+    yield mean_colour("yielding")
+
+
+@model_fixture
+def my_vit():
+    """Has a docstring.
+
+    Of which a second paragraph is no part of the summary.
+    """
+    import timm
+
+    shape = dict(num_classes=3, img_size=32, patch_size=16, depth=1, embed_dim=32, num_heads=2)
+    return timm.create_model("vit_tiny_patch16_224", **shape)
+'''
+ASKING = """
+def test_asking(asking):
+    assert (type(asking).__name__, asking.shade, asking.asked_by) == ("Classifier", "deep", "asking")
+
+
+def test_yielding(yielding):
+    assert type(yielding).__name__ == "Classifier"
+
+
+def test_timm(my_vit):
+    assert type(my_vit).__name__ == "VisionTransformer"
+
+
+def test_two_tests_share_a_model(request):
+    first = request.getfixturevalue("asking")
+    assert request.getfixturevalue("asking") is first
+"""
+
+
+def test_a_test_that_asks_for_a_model_is_given_what_its_fixture_gives(project: Project) -> None:
+    project.matrix("clean")
+    project.conftest(AS_FIXTURE)
+    project.write("test_y.py", ASKING)
+    project.run().assert_outcomes(passed=7)
+    assert project.log.count("shade once") == project.log.count("shade closed") == 1
+    shown = project.run("--fixtures").stdout.str()
+    assert "Asks for other fixtures." in shown
+    assert "Has a docstring." in shown
+
+
+EVALUATIONS = """
+import pytest
+
+
+def test_throughput(evaluation):
+    assert evaluation.clean.row.top1 == 1
+
+
+@pytest.mark.clean
+def test_cell(cell):
+    assert cell.run().row.top1 == 1
+"""
+
+
+def test_a_test_of_evaluations_runs_once_per_model_and_shares_it_with_the_cells(project: Project) -> None:
+    project.matrix(models=("bright", "dim"))
+    project.write("test_x.py", EVALUATIONS)
+    result = project.run("-v")
+    result.assert_outcomes(passed=4)
+    result.stdout.fnmatch_lines(
+        ["test_x.py::test_throughput[[]bright[]] PASSED*", "*::test_throughput[[]dim[]] PASSED*"]
+    )
+    for model in ("bright", "dim"):
+        # 15 images, clean, once: the clean pass too is shared
+        assert [line for line in project.log if model in line] == [
+            f"build {model}",
+            f"forward {model} 15",
+            f"free {model}",
+        ]
+
+
+def test_ids_stay_readable_where_a_cell_is_crossed_with_another_parameter(project: Project) -> None:
+    project.matrix(models=("bright", "dim"))
+    crossed = "import pytest\n\n\n@pytest.mark.clean\n@pytest.mark.parametrize('again', [1, 2])\n"
+    project.write("test_x.py", crossed + "def test_cell(cell, again):\n    cell.check()\n")
+    project.run("-n", "2").assert_outcomes(passed=4)
+    for model in ("bright", "dim"):
+        assert verbs(project, model) == ["build", "free"]
+
+
+def unused(value: Any) -> Any:
+    return value
+
+
+assert FAMILIES
