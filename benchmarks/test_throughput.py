@@ -1,27 +1,29 @@
-"""How fast each model classifies, how fast images are degraded, and what a whole cell costs."""
+"""How fast each model classifies a batch, how fast a batch is degraded, and what a whole cell costs.
+
+Each entry says in ``extra_info`` how many images it is about.
+"""
 
 import pytest
 
 from mae_bench import Level
 
-IMAGES = 256
 DEGRADATION, LEVEL = "random_patch", Level(0.5)
 
 
 @pytest.fixture
-def clean_images(evaluation):
-    return evaluation.degraded("clean", Level(0.0), 0, IMAGES)
+def batch(evaluation):
+    return 0, min(evaluation.batch_size, evaluation.images)
 
 
-def test_forward(benchmark, evaluation, clean_images):
-    benchmark.extra_info["images"] = len(clean_images)
-    benchmark.pedantic(evaluation.logits, args=(clean_images,), rounds=5, warmup_rounds=1)
+def test_forward(benchmark, evaluation, batch):
+    images = evaluation.degraded("clean", Level(0.0), *batch)
+    benchmark.extra_info["images"] = len(images)
+    benchmark.pedantic(evaluation.logits, args=(images,), rounds=10, warmup_rounds=2)
 
 
-def test_degrade(benchmark, evaluation):
-    benchmark.extra_info["images"] = IMAGES
-    arguments = (DEGRADATION, LEVEL, 0, IMAGES)
-    benchmark.pedantic(evaluation.degraded, args=arguments, rounds=5, warmup_rounds=1)
+def test_degrade(benchmark, evaluation, batch):
+    benchmark.extra_info["images"] = batch[1]
+    benchmark.pedantic(evaluation.degraded, args=(DEGRADATION, LEVEL, *batch), rounds=10, warmup_rounds=2)
 
 
 def test_evaluate(benchmark, evaluation):

@@ -93,8 +93,9 @@ class Comparison:
         new = [i for i in self.incomparable if i.new]
         other = [i for i in self.incomparable if not i.new]
         if new:
-            names = sorted({i.here for i in new})
-            parts.append(f"{len(new)} cells are new, the baseline lacks them: {new[0].field} {', '.join(names)}.")
+            names = {what: sorted({i.here for i in new if i.field == what}) for what in ("model", "degradation")}
+            listing = "; ".join(f"{what} {', '.join(found)}" for what, found in names.items() if found)
+            parts.append(f"{len(new)} cells are new, the baseline lacks them: {listing}.")
         if other:
             lines = [(i.cell, i.field, i.here, i.there) for i in other]
             table = tabulate(

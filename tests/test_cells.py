@@ -10,8 +10,9 @@ levels = st.one_of(
     st.integers(0, 10**7).map(lambda hundredths: Level(hundredths / 100)),
     st.integers(1, 5).map(lambda severity: Level(severity, severity=True)),
 )
-# dashes are what the id itself is cut at, so they are made frequent
-models = st.text(st.one_of(st.just("-"), st.characters(exclude_characters="[]", exclude_categories=["Cs"])), min_size=1)
+characters = st.characters(exclude_characters="[]", exclude_categories=["Cs"])
+# dashes are what the id itself is cut at; among all of Unicode a single text strategy would hardly draw one
+models = st.lists(st.one_of(st.sampled_from(["-", "a-b", "-0.50", "s3"]), characters), min_size=1).map("".join)
 degradations = st.from_regex(r"[a-z0-9]+(_[a-z0-9]+)*", fullmatch=True)
 
 

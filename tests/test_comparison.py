@@ -6,7 +6,6 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -304,8 +303,3 @@ def test_table_marks_each_kind_of_verdict() -> None:
         "regression (Holm)",
         "reference",
     ]
-
-
-def only(value: Any) -> Any:
-    [one] = value
-    return one
