@@ -538,14 +538,21 @@ def _cells(model: str, definition: pytest.Item, harness: Harness) -> Iterable[Ce
             yield Cell(model, kind.name, level)
 
 
-@pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None, None, None]:
-    """Bring the items of a model together, where its first stands, after everyone else has ordered them."""
-    yield
-    groups: dict[object, list[pytest.Item]] = {}
-    for item in items:
-        groups.setdefault(_model_of(item) or item, []).append(item)
-    items[:] = [item for group in groups.values() for item in group]
+class Order:
+    """Brings the items of a model together, where its first stands, after everyone else has ordered them."""
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> Generator[None, None, None]:
+        yield
+        groups: dict[object, list[pytest.Item]] = {}
+        for item in items:
+            groups.setdefault(_model_of(item) or item, []).append(item)
+        items[:] = [item for group in groups.values() for item in group]
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    # the last of several such wrappers has the last word; pytest's own, for --ff, is registered at configuration
+    session.config.pluginmanager.register(Order(), "mae_bench_order")
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -731,10 +738,13 @@ class Distribution:
         class ModelScheduling(LoadScopeScheduling):  # type: ignore[misc]
             def _split_scope(self, nodeid: str) -> str:
                 name = nodeid.partition("[")[2].removesuffix("]")
+                for model in known:  # the cell may be crossed with another parameter
+                    if f"-{model}-" in f"-{name}-":
+                        return model
                 try:
-                    return Cell.parse(name).model
+                    return Cell.parse(name).model  # registered below the controller's own conftest files
                 except ValueError:
-                    return name if name in known else nodeid
+                    return nodeid
 
-        known = {*self.harness.registry.entries, *self.harness.timm_models}
+        known = sorted({*self.harness.registry.entries, *self.harness.timm_models}, key=len, reverse=True)
         return ModelScheduling(config, log)

@@ -112,7 +112,7 @@ def upgrade(record: dict[str, Any]) -> dict[str, Any]:
         ValueError: the record carries no schema version, or one that this package does not know.
     """
     version = record.get("schema_version")
-    if not isinstance(version, int) or not 1 <= version <= SCHEMA_VERSION:
+    if type(version) is not int or not 1 <= version <= SCHEMA_VERSION:
         raise ValueError(
             f"row schema {version!r} is not known here (known: 1 to {SCHEMA_VERSION}): "
             "use the mae_bench version that wrote it, or a newer one"

@@ -61,7 +61,7 @@ def paired_drop_upper(lost: int, gained: int, images: int, confidence: float = 0
     Wald's it does not collapse where few predictions changed.
 
     Raises:
-        ValueError: no images, or more discordant images than images.
+        ValueError: no images, more discordant images than images, or a confidence outside (0.5, 1).
 
     >>> round(paired_drop_upper(0, 0, 1000), 4)
     0.0027
@@ -71,6 +71,8 @@ def paired_drop_upper(lost: int, gained: int, images: int, confidence: float = 0
 
     if images <= 0 or lost < 0 or gained < 0 or lost + gained > images:
         raise ValueError(f"{lost} lost and {gained} gained of {images} images is impossible")
+    if not 0.5 < confidence < 1:
+        raise ValueError(f"confidence {confidence} is outside (0.5, 1)")
     z = float(norm.ppf(confidence))
 
     def score(delta: float) -> float:

@@ -10,7 +10,7 @@ GRIDS = {28: 7, 32: 8, 224: 14}
 
 _FRACTIONS = (0.10, 0.25, 0.50, 0.75, 0.90)
 _SMALL_BLUR = {
-    # the four are matched by the standard deviation of their kernels along the blurred direction
+    # rung by rung the four kernels have about the same standard deviation along the direction that they blur
     "gaussian_blur": (0.5, 1.0, 1.5, 2.0, 3.0),  # standard deviation
     "box_blur": (1.75, 3.5, 5.25, 7.0, 10.5),  # side
     "motion_blur": (1.75, 3.5, 5.25, 7.0, 10.5),  # length
