@@ -244,11 +244,13 @@ def area_under_curve(clean: float, top1: Mapping[float, float]) -> float | None:
 
 def level_at_half(clean: float, top1: Mapping[float, float], chance: float) -> float | None:
     """Lowest level, linearly interpolated, at which accuracy above ``chance`` is half of the clean one; None if
-    it stays above.
+    it stays above, 0 if the clean one is not above chance.
 
     >>> level_at_half(0.9, {1.0: 0.7, 2.0: 0.3}, 0.1)
     1.5
     """
+    if clean <= chance:
+        return 0.0
     target = chance + (clean - chance) / 2
     last_level, last = 0.0, clean
     for level in sorted(top1):
@@ -285,7 +287,8 @@ def tied_with_leader(scores: np.ndarray, means: np.ndarray, alpha: float = 0.05)
     (resamples, k): two-sided bootstrap p, Holm over models.
     """
     leader = int(scores.argmax())
-    difference = means[:, [leader]] - means
+    # a matrix product may round equal columns differently
+    difference = np.round(means[:, [leader]] - means, 9)
     below = (difference <= 0).mean(0)
     above = (difference >= 0).mean(0)
     p = np.minimum(1.0, 2 * np.minimum(below, above) + 1 / len(means))

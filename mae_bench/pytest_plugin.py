@@ -112,7 +112,10 @@ def _value(config: pytest.Config, option: Option) -> Any:
     given = config.getoption(option.key)
     base = config.invocation_params.dir
     if given is None:
-        given = config.getini(option.key)
+        try:
+            given = config.getini(option.key)
+        except (pytest.UsageError, TypeError, ValueError) as error:
+            raise pytest.UsageError(f"{option.key} in {config.inipath}: {error}") from error
         base = config.inipath.parent if config.inipath is not None else base
     if given is None or (option.kind == "string" and given == ""):
         given = option.default
@@ -237,6 +240,7 @@ class Harness:
     options: dict[str, Any]
     run_path: Path
     registry: Registry = field(default_factory=Registry)
+    began: bool = False
 
     @classmethod
     def of(cls, config: pytest.Config) -> Harness:
@@ -377,6 +381,7 @@ class Harness:
                 raise BenchError(f"{self.how_to_make_a_baseline()}; --mae-baseline none runs without one")
         except BenchError as error:
             raise pytest.UsageError(str(error)) from error
+        self.began = True
 
     def how_to_make_a_baseline(self) -> str:
         return (
@@ -528,7 +533,8 @@ def _cells(model: str, definition: pytest.Item, harness: Harness) -> Iterable[Ce
     marks = [mark.name for mark in definition.iter_markers()]
     families = [family for family in FAMILIES if family in marks]
     if not families:
-        hint = near_name(marks[0], FAMILIES) if marks else f"families are {', '.join(FAMILIES)}"
+        near = [mark for mark in marks if difflib.get_close_matches(mark, FAMILIES)]
+        hint = near_name(near[0], FAMILIES) if near else f"families are {', '.join(FAMILIES)}"
         raise BenchError(f"{definition.name} asks for `cell` but carries no family mark: {hint}")
     kinds = [kind for kind in DEGRADATIONS.values() if kind.family in families]
     if not kinds:
@@ -570,12 +576,13 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
 
 
 def pytest_report_teststatus(report: pytest.TestReport | pytest.CollectReport) -> Any:
-    """In verbose output, a cell says its top-1."""
-    if isinstance(report, pytest.TestReport) and report.when == "call" and report.outcome in ("passed", "failed"):
+    """In verbose output, a cell that passes says its top-1. One that fails says it in its table, and keeps the line by
+    which other tools know it.
+    """
+    if isinstance(report, pytest.TestReport) and report.when == "call" and report.passed:
         top1 = _said(report, "mae_cell").get("top1")
-        if top1 is not None:
-            letter = "." if report.passed else "F"
-            return report.outcome, letter, f"{report.outcome.upper()} top-1 {100 * top1:.1f} %"
+        if top1 is not None and not hasattr(report, "wasxfail"):
+            return report.outcome, ".", f"PASSED top-1 {100 * top1:.1f} %"
     return None
 
 
@@ -614,7 +621,7 @@ class Gate:
         harness = self.harness
         if "executor" in vars(harness):
             harness.executor.release()
-        if not (harness.run_path / "images.json").exists():
+        if not harness.began or not (harness.run_path / "images.json").exists():
             return
         try:
             failures = self._settle()
@@ -717,34 +724,45 @@ class Distribution:
 
     def __init__(self, harness: Harness) -> None:
         self.harness = harness
-        self._checked = False
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
         """Tell a worker which run it belongs to."""
-        if self.harness.registry.entries and not self._checked:
-            self._checked = True
-            self.harness.check_before_run()
         node.workerinput["mae_run"] = str(self.harness.run_path)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_node_collection_finished(self, ids: list[str]) -> None:
+        """Look, before the first test is sent out, at whatever would spoil the run."""
+        if not self.harness.began and any(self._model(nodeid) for nodeid in ids):
+            self.harness.check_before_run()
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_make_scheduler(self, config: pytest.Config, log: Any) -> Any:
         """A scheduler whose unit of work is a model. xdist's own ``--dist`` choices other than the default stay."""
-        takes_part = self.harness.registry.entries or self.harness.options["model"]
-        if config.getvalue("dist") != "load" or not takes_part:
+        if config.getvalue("dist") != "load" or not self._known:
             return None
         from xdist.scheduler.loadscope import LoadScopeScheduling
 
+        model = self._model
+
         class ModelScheduling(LoadScopeScheduling):  # type: ignore[misc]
             def _split_scope(self, nodeid: str) -> str:
-                name = nodeid.partition("[")[2].removesuffix("]")
-                for model in known:  # the cell may be crossed with another parameter
-                    if f"-{model}-" in f"-{name}-":
-                        return model
-                try:
-                    return Cell.parse(name).model  # registered below the controller's own conftest files
-                except ValueError:
-                    return nodeid
+                return model(nodeid) or nodeid
 
-        known = sorted({*self.harness.registry.entries, *self.harness.timm_models}, key=len, reverse=True)
         return ModelScheduling(config, log)
+
+    @cached_property
+    def _known(self) -> list[str]:
+        """Names of models, such that none stands behind one that it contains."""
+        return sorted({*self.harness.registry.entries, *self.harness.timm_models}, key=len, reverse=True)
+
+    def _model(self, nodeid: str) -> str | None:
+        """Name of the model that the item evaluates, of which the controller knows the id alone."""
+        name = nodeid.partition("[")[2].removesuffix("]")
+        for model in self._known:  # its cell may be crossed with another parameter
+            if f"-{model}-" in f"-{name}-":
+                return model
+        try:
+            return Cell.parse(name).model if self._known else None  # of a conftest file that only workers read
+        except ValueError:
+            return None

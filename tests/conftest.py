@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
@@ -244,6 +245,8 @@ def project(
     import torch
 
     monkeypatch.delenv("CI", raising=False)
+    # as if there were a worker for each core, since networks this small lose more to threads than they gain
+    monkeypatch.setenv("PYTEST_XDIST_WORKER_COUNT", str(os.cpu_count()))
     threads = torch.get_num_threads()
     empty = Project(pytester, imports)
     yield empty
@@ -280,7 +283,7 @@ class MeanColour(torch.nn.Module):
         self.name, self.cell, self.seen = name, None, 0
         self.weight = torch.nn.Parameter(torch.eye(3).flip(1))
         self.wrong = json.loads((HERE / "wrong.json").read_text()) if (HERE / "wrong.json").exists() else {}
-        if any(cell.startswith(name + "-") for cell in self.wrong):
+        if any(bounds for cell, bounds in self.wrong.items() if cell.startswith(name + "-")):
             self.weight.data *= 2  # another network has other weights
 
     def forward(self, images):

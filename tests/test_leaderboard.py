@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import itertools
 import random
 import re
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,16 @@ def small_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two families of one degradation at three levels each can be worked out by hand."""
     few = {name: DEGRADATIONS[name] for name in SMALL}
     monkeypatch.setattr(mae_bench.leaderboard, "DEGRADATIONS", few)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def little_to_collect() -> Iterator[None]:
+    """statsmodels collects garbage at every multiple test, which takes long where torch's objects are gone through."""
+    import statsmodels.stats.multitest  # noqa: F401
+
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")
@@ -100,7 +111,7 @@ def test_summary_numbers_are_those_worked_out_by_hand(board: Callable[..., Leade
     assert steep.clean[0] == 0.9
     assert steep.robust == pytest.approx({"blur": (0.8 + 0.6 + 0.4) / 3, "occlusion": (0.9 + 0.5 + 0.1) / 3})
     assert steep.retained == pytest.approx({"blur": 0.6 / 0.9, "occlusion": 0.5 / 0.9})
-    # trapezia from the clean point on: 1.75 x .85 + 3.5 x .7 + 5.25 x .5 over 10.5, and .1 x .9 + .4 x .7 + .4 x .3 over .9
+    # trapezia from the clean point on: 1.75 x .85 + 3.5 x .7 + 5.25 x .5 over 10.5; .1 x .9 + .4 x .7 + .4 x .3 over .9
     assert steep.auc == pytest.approx({"blur": 6.5625 / 10.5, "occlusion": 0.49 / 0.9})
     assert steep.score == pytest.approx((0.6 + 0.5) / 2)
 
@@ -147,7 +158,7 @@ def test_markdown_shows_every_condition_with_area_and_level_at_half(board: Calla
     main, blur, occlusion = tables(text)
     assert [row[1] for row in main] == ["model", "flat", "steep", "weak"]
     assert blur[0][:6] == ["model", "1.75", "5.25", "10.5", "AUC", "level at half"]
-    # halfway between .9 and chance (.1) lies .5: midway between the levels 5.25 (.6) and 10.5 (.4), and at .5 of the area
+    # halfway between .9 and chance (.1) lies .5: midway between the levels 5.25 (.6) and 10.5 (.4), and at level .5
     assert blur[2][:6] == ["steep", "80.0", "60.0", "40.0", "0.625", "7.88"]
     assert occlusion[2] == ["steep", "90.0", "50.0", "10.0", "0.544", "0.50", "0.250", "0.125"]
     # halfway between 1 and chance lies .55, which lies between the clean point and the first level
@@ -291,7 +302,7 @@ def test_default_matrix_and_whole_matrix_are_those_of_the_ladders() -> None:
 MASKS = st.lists(st.booleans(), min_size=6, max_size=6)
 
 
-@settings(max_examples=30, derandomize=True)
+@settings(max_examples=25, derandomize=True)
 @given(st.lists(MASKS, min_size=14, max_size=14))
 def test_score_is_the_mean_over_families_of_the_mean_over_cells(
     board: Callable[..., Leaderboard], masks: list[list[bool]]
@@ -331,7 +342,7 @@ def test_interval_of_the_score_is_that_of_a_slow_bootstrap(board: Callable[..., 
     right = {
         m: {c: generator.random(images) < 0.7 for c in ("clean-0.00", *BLUR, *OCCLUSION)} for m in ("one", "other")
     }
-    right["one"] |= {c: right["one"][BLUR[0]] for c in BLUR + OCCLUSION}
+    right["one"] |= dict.fromkeys(BLUR + OCCLUSION, right["one"][BLUR[0]])
     leaderboard = board(right, images=images)
     chance = random.Random(4)
     for model, hits in right.items():
@@ -354,8 +365,9 @@ def test_resamples_are_the_same_for_every_model() -> None:
     assert means[:, 0] + means[:, 1] == pytest.approx(means[:, 2])
     assert means[:, 3] == pytest.approx(np.ones(200))
     assert len(set(means[:, 0].tolist())) > 100
-    assert (bootstrap_means(values, 200) == means[:, :2]).all()
-    assert not (bootstrap_means(values, 200, seed=1) == means[:, :2]).any()
+    # and the same again in another leaderboard
+    assert bootstrap_means(values, 200) == pytest.approx(means[:, :2])
+    assert np.abs(bootstrap_means(values, 200, seed=1) - means[:, :2]).max() > 0.01
 
 
 def test_bootstrap_spreads_as_the_standard_error_of_a_mean() -> None:
@@ -383,7 +395,18 @@ def slow_ties(scores: list[float], means: list[list[float]], alpha: float) -> li
     return tied
 
 
-@LAW
+def test_equal_models_tie_however_many_they_are() -> None:
+    """Thirds are not exact, and a matrix product may round them otherwise in another column."""
+    values = np.random.default_rng(0).integers(0, 28, (60, 1)) / 27
+    for models in range(2, 14):
+        equal = np.repeat(values, models, axis=1)
+        means = bootstrap_means(equal, resamples=100)
+        # the rounding at its worst: always to the same side
+        means[:, -1] = np.nextafter(means[:, 0], 0)
+        assert tied_with_leader(equal.mean(0), means).all()
+
+
+@settings(max_examples=40, derandomize=True)
 @given(st.integers(1, 6), st.integers(0, 2**32 - 1), st.sampled_from([0.05, 0.2]))
 def test_tie_group_is_that_of_the_slow_procedure(models: int, seed: int, alpha: float) -> None:
     generator = np.random.default_rng(seed)
@@ -397,7 +420,7 @@ def test_identical_models_tie_and_clearly_different_ones_do_not(board: Callable[
     leaderboard = board({"a": twin, "b": twin, "worse": THREE["weak"]})
     assert [(s.model, s.tied) for s in leaderboard.standings] == [("a", True), ("b", True), ("worse", False)]
     assert [line[0] for line in leaderboard.cells()] == ["1=", "1=", "3"]
-    assert leaderboard.standings[0].score_interval == leaderboard.standings[1].score_interval
+    assert leaderboard.standings[0].score_interval == pytest.approx(leaderboard.standings[1].score_interval)
     assert leaderboard.to_frame()["tied_with_leader"].tolist() == [True, True, False]
 
 

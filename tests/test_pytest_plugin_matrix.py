@@ -175,28 +175,22 @@ def pytest_collection_modifyitems(items):
 """
 
 
-def same_rows(project: Project, one: str, other: str) -> bool:
-    """Whether two runs left the same rows but for rounding, which may depend on the number of threads."""
-    rows, expected = project.rows(one), project.rows(other)
-    return rows == {name: pytest.approx(row, rel=1e-6) for name, row in expected.items()}
-
-
-@pytest.mark.parametrize("order", ["items.reverse()", "random.Random(1).shuffle(items)"], ids=["reversed", "shuffled"])
-def test_any_order_gives_the_same_rows_and_builds_each_model_once(project: Project, order: str) -> None:
-    project.matrix("clean", "blur", models=("bright", "dim", "third"))
-    project.run("--mae-run", "in_order").assert_outcomes(passed=39)
-    (project.path / "log.txt").unlink()
-    with (project.path / "conftest.py").open("a") as file:
-        file.write(ORDER.format(order=order))
-    observer = Observer()
-    project.run("--mae-run", "run", plugins=(observer,)).assert_outcomes(passed=39)
-    assert [item.nodeid for item in observer.selected] != [item.nodeid for item in observer.collected]
-    assert same_rows(project, "run", "in_order")
-    # a model is gone before the next one comes
-    events = [line for line in project.log if not line.startswith("forward")]
-    models = [line.split()[1] for line in events[::2]]
-    assert sorted(models) == ["bright", "dim", "third"]
-    assert events == [f"{verb} {model}" for model in models for verb in ("build", "free")]
+def test_any_order_gives_the_same_rows_and_builds_each_model_once(project: Project) -> None:
+    project.matrix("clean", "blur", models=("bright", "dim"))
+    project.run("--mae-run", "in_order").assert_outcomes(passed=26)
+    conftest = (project.path / "conftest.py").read_text()
+    for run, order in (("reversed", "items.reverse()"), ("shuffled", "random.Random(1).shuffle(items)")):
+        project.write("conftest.py", conftest + ORDER.format(order=order))
+        (project.path / "log.txt").unlink()
+        observer = Observer()
+        project.run("--mae-run", run, plugins=(observer,)).assert_outcomes(passed=26)
+        assert [item.nodeid for item in observer.selected] != [item.nodeid for item in observer.collected]
+        assert project.rows(run) == project.rows("in_order")
+        # a model is gone before the next one comes
+        events = [line for line in project.log if not line.startswith("forward")]
+        models = [line.split()[1] for line in events[::2]]
+        assert sorted(models) == ["bright", "dim"]
+        assert events == [f"{verb} {model}" for model in models for verb in ("build", "free")]
 
 
 CROSSED = """
@@ -217,7 +211,13 @@ def test_workers_share_one_run_and_keep_the_cells_of_a_model_together(project: P
     (project.path / "log.txt").unlink()
     result = project.run("-n", "2", "--mae-run", "run")
     result.assert_outcomes(passed=30)
-    assert same_rows(project, "run", "alone")
+    rows, expected = project.rows(), project.rows("alone")
+    assert rows.keys() == expected.keys()
+    for name, row in expected.items():
+        for field, value in row.items():
+            # a worker has fewer threads, and sums may round differently
+            near = pytest.approx(value, rel=1e-5) if isinstance(value, float) else value
+            assert rows[name][field] == near, (name, field)
     for model in ("bright", "dim"):
         assert verbs(project, model) == ["build", "free"]
     assert {"manifest.json", "cells.parquet", "leaderboard.md"} <= {p.name for p in (project.path / "run").iterdir()}

@@ -110,7 +110,8 @@ def bundled(name: str) -> nn.Module:
         hint = near_name(str(metadata.get("architecture")), ARCHITECTURES)
         raise ModelError(f"{path}: unknown architecture {metadata.get('architecture')!r}: {hint}")
     architecture = ARCHITECTURES[metadata["architecture"]]
-    classes = next(len(state[key]) for key in ("head.weight", "fc.weight") if key in state)
+    heads = ("head.weight", "head.bias", "fc.weight", "fc.bias")
+    classes = next((len(state[key]) for key in heads if key in state), 1)
     model = architecture.build(classes)
     try:
         model.load_state_dict(

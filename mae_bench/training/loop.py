@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
+from mae_bench.errors import BenchError
 from mae_bench.models.zoo import ARCHITECTURES, save_weights
 from mae_bench.suites import fashion_mnist
 from mae_bench.training.masked_autoencoder import MaskedAutoencoder
@@ -43,6 +44,7 @@ def train(recipe: Recipe, data: Path, out: Path, report: Report = print) -> Path
 
     Raises:
         FileNotFoundError: the training images are not there; the message says how to get them.
+        BenchError: a checkpoint in ``out`` is of another recipe.
     """
     images, labels = fashion_mnist.training_images(data)
     training, validation = split(labels, recipe.seed)
@@ -189,7 +191,11 @@ class Phase:
         validation_top1: Callable[[], float] | None,
         report: Report,
     ) -> dict[str, Any]:
-        """Train ``module`` in place and return the curve; on return it holds the weights validation chose."""
+        """Train ``module`` in place and return the curve; on return it holds the weights validation chose.
+
+        Raises:
+            BenchError: the checkpoint is of another recipe.
+        """
         steps = self.optimisation.steps
         optimizer = create_optimizer_v2(
             module,
@@ -203,6 +209,10 @@ class Phase:
         state: dict[str, Any] = {"step": 0, "curve": [], "best": -1.0, "chosen_step": steps, "chosen": None}
         if self.checkpoint.exists():
             state = torch.load(self.checkpoint, weights_only=True)
+            if state.pop("made_by", None) != self.made_by:
+                raise BenchError(
+                    f"{self.checkpoint} is of another recipe: remove it to start anew, or choose another folder with --out"
+                )
             module.load_state_dict(state.pop("module"))
             optimizer.load_state_dict(state.pop("optimizer"))
             report(f"{self.recipe.name} {self.name}: resumed at step {state['step']}")
@@ -234,10 +244,22 @@ class Phase:
                 rate = (done - since) * self.optimisation.batch_size / (time.perf_counter() - started)
                 text = " ".join(f"{k} {v:.4f}" for k, v in point.items() if k != "step")
                 report(f"{self.recipe.name} {self.name} {done}/{steps}: {text} ({rate:.0f} images/s)")
-                self.save({**state, "module": module.state_dict(), "optimizer": optimizer.state_dict()})
+                self.save(
+                    {
+                        **state,
+                        "made_by": self.made_by,
+                        "module": module.state_dict(),
+                        "optimizer": optimizer.state_dict(),
+                    }
+                )
         if state["chosen"] is not None:
             module.load_state_dict(state["chosen"])
         return {"steps": steps, "chosen_step": state["chosen_step"], "curve": state["curve"]}
+
+    @property
+    def made_by(self) -> dict[str, Any]:
+        """What a checkpoint must agree in before it is gone on with."""
+        return {"recipe": asdict(self.recipe), "optimisation": asdict(self.optimisation)}
 
     def schedule(self, step: int) -> float:
         warmup = min(self.optimisation.warmup_steps, max(1, self.optimisation.steps // 10))

@@ -1,0 +1,177 @@
+"""The command line: what it lists, what it refuses, and that asking for help costs nothing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.metadata import entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from mae_bench.cli import app, main
+from mae_bench.models.zoo import WEIGHTS, bundled
+from mae_bench.suites import fashion_mnist
+from mae_bench.training.recipes import RECIPES, Recipe
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def fresh(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def same_threads() -> Iterator[None]:
+    import torch
+
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+def test_models_are_listed_with_their_size() -> None:
+    result = run("models")
+    assert result.exit_code == 0
+    lines = {line.split()[0]: line for line in result.stdout.splitlines()}
+    names = sorted(path.stem for path in WEIGHTS.glob("*.safetensors"))
+    assert names
+    for name in names:
+        assert f"{sum(p.numel() for p in bundled(name).parameters()):,}" in lines[name]
+        assert "%" in lines[name]
+    # a heading, a rule, and the models
+    assert len(lines) == len(names) + 2
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("models", "--help"), ("train", "--help")])
+def test_help_is_at_hand(arguments: tuple[str, ...]) -> None:
+    result = run(*arguments)
+    assert result.exit_code == 0
+    assert "Usage" in result.stdout
+
+
+def test_module_is_the_program() -> None:
+    result = fresh("-m", "mae_bench", "--help")
+    assert result.returncode == 0, result.stderr
+    assert all(word in result.stdout for word in ("mae-bench", "models", "train"))
+
+
+def test_help_waits_for_no_network_library() -> None:
+    code = """
+import sys
+from mae_bench.cli import app
+try:
+    app(["--help"])
+except SystemExit as end:
+    assert not end.code
+print({"torch", "timm", "lightly", "pandas"} & sys.modules.keys())
+"""
+    result = fresh("-c", code)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[-1] == "set()"
+
+
+def test_installed_command_is_this_one() -> None:
+    [script] = entry_points(group="console_scripts", name="mae-bench")
+    assert script.load() is main
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
+        (("modles",), "modles"),
+        (("train",), "recipe"),
+        (("train", "mae_ft_s0", "--threads", 0), "--threads"),
+        (("train", "mae_ft_s0", "--thread", 1), "--thread"),
+    ],
+)
+def test_wrong_usage_is_named(arguments: tuple[object, ...], what: str) -> None:
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert what in result.stderr.lower()
+
+
+def test_unknown_recipe_is_refused_with_the_nearest() -> None:
+    result = run("train", "mae_ft_s1")
+    assert result.exit_code == 2
+    assert "mae-bench train: unknown recipe 'mae_ft_s1': did you mean mae_ft_s0?" in result.stderr
+    assert all(name in result.stderr for name in RECIPES)
+    assert "Traceback" not in result.output
+
+
+class Uninstalled:
+    """An importer that knows of no lightly."""
+
+    @staticmethod
+    def find_spec(name: str, *_: object) -> None:
+        if name.split(".")[0] == "lightly":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+
+def test_missing_extra_is_named_with_its_installation(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in list(sys.modules):
+        if name.split(".")[0] == "lightly" or name in (
+            "mae_bench.training.loop",
+            "mae_bench.training.masked_autoencoder",
+        ):
+            monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "meta_path", [Uninstalled, *sys.meta_path])
+    result = run("train", "cnn_s0", "--data", tmp_path, "--out", tmp_path / "out")
+    assert result.exit_code == 2
+    assert 'mae-bench train: lightly is not installed: pip install "mae-bench[train]"' in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+    """Stands in for the training loop, which needs the extra: reads the images and notes what it was asked for."""
+    import torch
+
+    calls: list[tuple[Any, ...]] = []
+
+    def train(recipe: Recipe, data: Path, out: Path, report: Any) -> None:
+        calls.append((recipe, data, out, torch.get_num_threads()))
+        report("reading")
+        fashion_mnist.training_images(data)
+
+    module: Any = ModuleType("mae_bench.training.loop")
+    module.train = train
+    monkeypatch.setitem(sys.modules, "mae_bench.training.loop", module)
+    return calls
+
+
+@pytest.mark.usefixtures("same_threads")
+def test_missing_data_is_named_with_the_way_to_get_it(trained: list[tuple[Any, ...]], tmp_path: Path) -> None:
+    result = run("train", "mae_ft_s0", "--data", tmp_path / "nowhere")
+    assert len(trained) == 1
+    assert result.exit_code == 2
+    assert f"mae-bench train: {tmp_path / 'nowhere' / 'train-images-idx3-ubyte.gz'} is missing" in result.stderr
+    assert "install Debian's package dataset-fashion-mnist" in result.stderr
+    assert "--data" in result.stderr
+    assert "Traceback" not in result.output
+
+
+@pytest.mark.usefixtures("same_threads")
+@pytest.mark.parametrize("threads", [1, 2])
+def test_options_reach_the_training(trained: list[tuple[Any, ...]], tmp_path: Path, threads: int) -> None:
+    out = tmp_path / "out"
+    result = run("train", "cnn_s0", "--data", tmp_path, "--out", out, "--threads", threads)
+    assert trained == [(RECIPES["cnn_s0"], tmp_path, out, threads)]
+    assert result.stdout == "reading\n"
+
+
+@pytest.mark.train
+@pytest.mark.usefixtures("same_threads")
+def test_training_itself_names_the_missing_data_before_it_writes(tmp_path: Path) -> None:
+    pytest.importorskip("lightly")
+    result = run("train", "mae_ft_s0", "--data", tmp_path, "--out", tmp_path / "out")
+    assert result.exit_code == 2
+    assert f"{tmp_path / 'train-images-idx3-ubyte.gz'} is missing" in result.stderr
+    assert not (tmp_path / "out").exists()

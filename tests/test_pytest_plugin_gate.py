@@ -1,0 +1,487 @@
+"""A run against its baseline: what fails it, what does not, and when a baseline may be written."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from math import comb
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+if TYPE_CHECKING:
+    from tests.conftest import Project
+
+COMMITTED = ("cells.csv", "outcomes.npz", "leaderboard.md", "leaderboard.csv")
+CELLS = 13  # of the clean and the blur family
+Wrong = dict[str, tuple[int, int] | None]
+
+
+def said(result: pytest.RunResult) -> str:
+    """All that was printed, in one line."""
+    return re.sub(r"\s+", " ", f"{result.stdout} {result.stderr}")
+
+
+def failed(result: pytest.RunResult) -> set[str]:
+    """Ids of the cells whose test failed."""
+    return set(re.findall(r"^FAILED test_x\.py::test_cell\[(.*?)\]", result.stdout.str(), re.MULTILINE))
+
+
+def update(project: Project, *arguments: str, run: str = "before") -> pytest.RunResult:
+    return project.run("--mae-limit", "0", "--mae-update-baseline", "--mae-run", run, *arguments)
+
+
+def committed(project: Project) -> dict[str, bytes]:
+    folder = project.path / "results/imagefolder"
+    return {path.name: path.read_bytes() for path in folder.iterdir()} if folder.exists() else {}
+
+
+def edit_table(path: Path, cell: str, **values: str) -> None:
+    """Change fields of one cell in cells.csv."""
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        if f"{row['model']}-{row['condition']}" == cell:
+            row.update(values)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def worse(project: Project, wrong: Wrong) -> None:
+    """Let the network be wrong in some cells from now on."""
+    project.write("wrong.json", json.dumps(wrong))
+
+
+def chance(lost: int, gained: int) -> float:
+    """Probability of at least so many losses among the images that changed, were each a coin's toss."""
+    changed = lost + gained
+    return sum(comb(changed, k) for k in range(lost, changed + 1)) / 2**changed
+
+
+def regressions(project: Project, run: str, min_drop: float = 0.003) -> set[str]:
+    """Cells that the rule fails, from the committed outcomes and those of the run."""
+    with np.load(project.path / "results/imagefolder/outcomes.npz") as file:
+        before = dict(zip(file["cells"].tolist(), file["prediction"], strict=True))
+        labels = file["labels"]
+    fails = set()
+    for cell, record in project.cells(run).items():
+        was, now = before[cell] == labels, np.array(record["prediction"]) == labels
+        lost, gained = int((was & ~now).sum()), int((~was & now).sum())
+        if chance(lost, gained) <= 0.05 / len(before) and (lost - gained) / len(labels) >= min_drop:
+            fails.add(cell)
+    return fails
+
+
+# --------------------------------------------------------------------------- no baseline, and making one
+
+HOW = "make one with --mae-limit 0 --mae-update-baseline and commit it"
+
+
+def test_without_a_baseline_a_run_says_how_to_make_one(project: Project) -> None:
+    project.matrix("clean")
+    result = project.run()
+    assert result.ret == 0
+    assert f"there is no baseline in {project.path / 'results/imagefolder'}: {HOW}" in said(result)
+    assert HOW not in said(project.run("--mae-baseline", "none"))
+
+
+@pytest.mark.parametrize("value", ["true", "1", "woodpecker"])
+def test_continuous_integration_does_not_run_without_a_baseline(
+    project: Project, monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    project.matrix("clean")
+    monkeypatch.setenv("CI", value)
+    result = project.run()
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert HOW in said(result)
+    assert "--mae-baseline none runs without one" in said(result)
+    assert project.log == []
+    project.run("--mae-baseline", "none").assert_outcomes(passed=1)
+
+
+def test_continuous_integration_may_be_switched_off(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    project.matrix("clean")
+    for value in ("", "0", "false"):
+        monkeypatch.setenv("CI", value)
+        project.run().assert_outcomes(passed=1)
+
+
+def test_a_complete_run_makes_a_baseline_that_itself_passes(project: Project) -> None:
+    project.matrix("clean", "blur", models=("bright", "dim"))
+    result = update(project)
+    assert result.ret == 0
+    assert sorted(committed(project)) == sorted(COMMITTED)
+    assert "written to" in said(result)
+    for family in ("bright blur", "bright clean", "dim blur", "dim clean"):
+        assert family in said(result)
+    assert "there is no baseline" not in said(result)
+    with (project.path / "results/imagefolder/cells.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    ids = [f"{row['model']}-{row['condition']}" for row in rows]
+    assert len(ids) == 2 * CELLS
+    assert set(ids) == set(project.rows("before"))
+    leaderboard = (project.path / "results/imagefolder/leaderboard.md").read_text()
+    assert "| bright" in leaderboard
+    assert "| dim" in leaderboard
+
+    before = committed(project)
+    again = project.run()
+    assert again.ret == 0
+    assert f"{2 * CELLS} unchanged, 0 pass, 0 inconclusive, 0 regression" in said(again)
+    assert committed(project) == before
+    assert update(project, run="again").ret == 0
+    assert committed(project)["outcomes.npz"] == before["outcomes.npz"]
+
+
+def test_a_baseline_may_lie_elsewhere(project: Project) -> None:
+    project.matrix("clean")
+    assert update(project, "--mae-baseline", "elsewhere").ret == 0
+    assert {path.name for path in (project.path / "elsewhere").iterdir()} == set(COMMITTED)
+    assert committed(project) == {}
+    assert "1 unchanged" in said(project.run("--mae-baseline", "elsewhere"))
+
+
+def test_continuous_integration_may_not_update_a_baseline(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    project.matrix("clean")
+    update(project)
+    before = committed(project)
+    monkeypatch.setenv("CI", "true")
+    result = update(project, run="after")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert "--mae-update-baseline is refused where CI is set" in said(result)
+    assert committed(project) == before
+
+
+def test_a_selection_of_a_family_never_becomes_a_baseline(project: Project) -> None:
+    project.matrix("clean", "blur")
+    result = update(project, "-k", "gaussian")
+    # the clean cell has run too, and is the whole of its family
+    assert "left as it was: colour blur: 9 cells did not run, such as box_blur-10.50" in said(result)
+    with (project.path / "results/imagefolder/cells.csv").open(newline="") as file:
+        assert [row["condition"] for row in csv.DictReader(file)] == ["clean-0.00"]
+
+
+def test_a_family_with_a_failed_cell_is_left_as_it_was_and_the_others_are_updated(project: Project) -> None:
+    project.matrix("clean", "blur")
+    update(project)
+    before = committed(project)
+    worse(project, {"colour-clean-0.00": (0, 3), "colour-box_blur-10.50": None})
+    result = update(project, run="after")
+    assert result.ret == 1
+    assert failed(result) == {"colour-box_blur-10.50"}
+    assert "left as it was: colour blur: 1 cells did not run, such as box_blur-10.50" in said(result)
+    assert "colour clean" in said(result)
+
+    def lines(table: bytes) -> dict[str, str]:
+        return {line.split(",")[6]: line for line in table.decode().splitlines()}
+
+    old, new = lines(before["cells.csv"]), lines(committed(project)["cells.csv"])
+    assert old.keys() == new.keys()
+    assert {condition for condition in old if old[condition] != new[condition]} == {"clean-0.00"}
+
+
+def test_a_part_of_the_images_never_becomes_a_baseline(project: Project) -> None:
+    project.matrix("clean", per_class=200)
+    result = project.run("--mae-limit", "1", "--mae-update-baseline")
+    assert result.ret == 1
+    assert "no model-family is complete, so the baseline stays as it was" in said(result)
+    assert "colour clean: ran on 512 of 600 images; use --mae-limit 0" in said(result)
+    assert committed(project) == {}
+
+
+def test_a_part_of_the_levels_does_not_replace_all_of_them(project: Project) -> None:
+    project.matrix("clean", "blur")
+    update(project, "--mae-full")
+    before = committed(project)
+    result = update(project, run="after")
+    assert "left as it was: colour blur: 8 cells did not run" in said(result)
+    assert "(add --mae-full)" in said(result)
+    assert committed(project)["cells.csv"].count(b"\n") == before["cells.csv"].count(b"\n") == 1 + 1 + 20
+
+
+# --------------------------------------------------------------------------- the gate
+
+WORSE: Wrong = {
+    "colour-gaussian_blur-3.00": (20, 60),
+    "colour-box_blur-10.50": (0, 9),  # the fewest losses that are significant among thirteen cells
+    "colour-motion_blur-10.50": (0, 8),
+    "colour-defocus_blur-6.00": (0, 1),
+}
+FAILS = {"colour-gaussian_blur-3.00", "colour-box_blur-10.50"}
+
+
+def test_a_worse_model_fails_exactly_the_cells_that_are_worse_by_the_rule(project: Project) -> None:
+    project.matrix("clean", "blur", per_class=60)
+    assert update(project).ret == 0
+    before = committed(project)
+    worse(project, WORSE)
+    result = project.run("--mae-run", "after")
+    assert result.ret == 1
+    assert regressions(project, "after") == FAILS
+    assert failed(result) == FAILS
+    table = result.stdout.str().partition("FAILURES")[2]
+    for word in ("cell", "before", "after", "lost", "gained", "p", "verdict"):
+        assert re.search(rf"\b{word}\b", table)
+    line = r"colour-gaussian_blur-3\.00 +100\.00 % +77\.78 % +-22\.22 +40 of 180 +0 +9\.1e-13 +regression"
+    assert re.search(rf"{line} \(weights changed\)", table)
+    assert "colour" in said(result).partition("Other weights than the baseline's under the same name: ")[2][:7]
+    assert "9 unchanged, 0 pass, 2 inconclusive, 2 regression" in said(result)
+    assert committed(project) == before
+
+
+def test_workers_fail_the_same_cells(project: Project) -> None:
+    project.matrix("clean", "blur", models=("colour", "other"), per_class=60)
+    assert update(project).ret == 0
+    worse(project, WORSE)
+    result = project.run("-n", "2", "--mae-run", "after")
+    assert result.ret == 1
+    # twice the cells, so nine losses are no longer significant
+    assert failed(result) == regressions(project, "after") == {"colour-gaussian_blur-3.00"}
+    assert "22 unchanged, 0 pass, 3 inconclusive, 1 regression" in said(result)
+    assert said(result).count("mae_bench: against") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fails"),
+    [
+        (("--mae-min-drop", "6"), {"colour-gaussian_blur-3.00"}),
+        (("--mae-tolerance", "5"), FAILS),
+        (("--mae-strict",), {*FAILS, "colour-motion_blur-10.50", "colour-defocus_blur-6.00"}),
+        (("--mae-strict", "--mae-tolerance", "5"), {*FAILS, "colour-motion_blur-10.50"}),
+        (("--mae-baseline", "none"), set()),
+        (("-k", "box or motion"), {"colour-box_blur-10.50"}),
+    ],
+    ids=["min-drop", "tolerance", "strict", "strict-tolerance", "none", "selection"],
+)
+def test_options_move_the_gate(project: Project, arguments: tuple[str, ...], fails: set[str]) -> None:
+    project.matrix("clean", "blur", per_class=60)
+    update(project)
+    worse(project, WORSE)
+    # of four cells that differ only few need to run
+    selected = (
+        arguments if "-k" in arguments else (*arguments, "-k", "clean-0.00 or 3.00 or 10.50 or defocus_blur-6.00")
+    )
+    result = project.run(*selected)
+    assert failed(result) == fails
+    assert result.ret == bool(fails)
+
+
+def test_a_better_model_does_not_fail(project: Project) -> None:
+    project.matrix("clean", "blur", per_class=60)
+    worse(project, WORSE)
+    update(project)
+    (project.path / "wrong.json").unlink()
+    result = project.run("--mae-strict")
+    assert result.ret == 0
+    assert "9 unchanged, 4 pass, 0 inconclusive, 0 regression" in said(result)
+
+
+def test_updating_takes_a_worse_model_for_the_new_baseline(project: Project) -> None:
+    project.matrix("clean", "blur", per_class=60)
+    update(project)
+    worse(project, WORSE)
+    result = update(project, run="after")
+    assert result.ret == 0
+    assert "2 regression" in said(result)
+    assert project.run().ret == 0
+
+
+def test_a_clean_cell_that_ran_as_the_reference_is_listed_and_not_judged(project: Project) -> None:
+    project.matrix("clean", "blur", per_class=60)
+    update(project)
+    worse(project, {"colour-gaussian_blur-1.00": (0, 100)})  # which hits the clean pass, since that comes first
+    result = project.run("-k", "gaussian", "--mae-run", "after")
+    assert result.ret == 0
+    assert project.rows("after")["colour-clean-0.00"]["top1"] == pytest.approx(80 / 180)
+    result.stdout.re_match_lines([r"colour-clean-0\.00 +100\.00 % +44\.44 % .* reference"])
+    assert "3 unchanged, 0 pass, 0 inconclusive, 0 regression" in said(result)
+    assert "3 of the 13 cells that the baseline holds of these models were judged" in said(result)
+    judged = project.run("-k", "gaussian or clean-0.00")
+    assert failed(judged) == set()  # the clean pass now comes before, in its own cell
+
+
+# --------------------------------------------------------------------------- Holm's later steps
+
+
+def test_a_cell_that_only_a_later_step_rejects_is_named_at_the_end(project: Project) -> None:
+    project.matrix("clean", "blur", per_class=60)
+    update(project)
+    # 1/2^8 lies between 0.05/13 and 0.05/12
+    worse(project, {"colour-gaussian_blur-3.00": (0, 12), "colour-box_blur-10.50": (0, 8)})
+    result = project.run()
+    assert result.ret == 1
+    assert failed(result) == {"colour-gaussian_blur-3.00"}
+    assert "regressions by Holm's later steps: colour-box_blur-10.50" in said(result)
+    result.stdout.re_match_lines([r"colour-box_blur-10\.50 .* regression \(Holm\)"])
+
+
+def test_a_later_step_alone_fails_the_run(project: Project) -> None:
+    project.matrix("clean", "blur", per_class=60)
+    worse(project, {"colour-box_blur-10.50": (0, 7)})
+    update(project)
+    # nine losses are rejected at the first step, yet too small a drop to fail; which lets the second step
+    # reject twenty-two losses against seven gains, whose chance too lies between 0.05/13 and 0.05/12
+    assert chance(9, 0) < 0.05 / 13 < chance(22, 7) < 0.05 / 12
+    first = {"colour-gaussian_blur-3.00": (0, 9)}
+    second = {"colour-box_blur-10.50": (7, 29)}
+    worse(project, {**first, **second})
+    result = project.run("--mae-min-drop", "6")
+    assert failed(result) == set()
+    assert result.ret == 1
+    assert "regressions by Holm's later steps: colour-box_blur-10.50" in said(result)
+    worse(project, {**second})
+    assert project.run("--mae-min-drop", "6").ret == 0
+
+
+def test_a_selection_says_that_later_steps_wait(project: Project) -> None:
+    project.matrix("clean", "blur", per_class=60)
+    update(project)
+    worse(project, {"colour-gaussian_blur-3.00": (0, 8)})
+    result = project.run("-k", "gaussian")
+    assert result.ret == 0
+    assert "Holm's later steps wait for the others" in said(result)
+
+
+# --------------------------------------------------------------------------- baselines that cannot be compared
+
+
+def test_cells_that_differ_in_what_must_agree_are_listed_with_the_field(project: Project) -> None:
+    project.matrix("clean", "blur")
+    update(project)
+    table = project.path / "results/imagefolder/cells.csv"
+    edit_table(table, "colour-gaussian_blur-1.00", seed="5")
+    edit_table(table, "colour-gaussian_blur-3.00", degradation_version="9")
+    edit_table(table, "colour-gaussian_blur-6.00", view="32x32 bicubic center 1.000")
+    result = project.run("-k", "gaussian or box")
+    assert result.ret == 0
+    assert "3 unchanged" in said(result)
+    for line in (
+        r"colour-gaussian_blur-1\.00 +seed +0 +5",
+        r"colour-gaussian_blur-3\.00 +degradation_version +1 +9",
+        r"colour-gaussian_blur-6\.00 +view +16x16 bilinear .* +32x32 bicubic",
+    ):
+        assert re.search(line, result.stdout.str()), line
+
+
+def test_a_run_of_which_nothing_can_be_compared_fails(project: Project) -> None:
+    project.matrix("clean", "blur")
+    update(project)
+    result = project.run("--mae-seed", "1", "-k", "gaussian")
+    result.assert_outcomes(passed=3, deselected=10)
+    assert result.ret == 1
+    assert re.search(r"colour-gaussian_blur-1\.00 +seed +1 +0", result.stdout.str())
+    assert "no cell is comparable with" in said(result)
+    assert "they differ in seed; run as the baseline was, name another with --mae-baseline DIR, or none" in said(result)
+
+
+def test_a_new_model_and_a_new_level_are_told_apart(project: Project) -> None:
+    project.matrix("clean", "blur")
+    update(project)
+    project.models("colour", "newcomer")
+    result = project.run("--mae-full", "-k", "gaussian or newcomer-clean-0.00")
+    assert result.ret == 0
+    assert re.search(r"colour-gaussian_blur-2\.00 +level +2\.00 +1\.00, 3\.00, 6\.00", result.stdout.str())
+    assert "cells are new, the baseline lacks them: model newcomer" in said(result)
+
+
+def test_only_the_images_that_both_have_are_compared(project: Project) -> None:
+    project.matrix("clean")
+    update(project)
+    (project.path / "data/b/0.png").unlink()
+    project.images(folder="more", seed=7, per_class=3)
+    for path in (project.path / "more/g").iterdir():
+        path.rename(project.path / "data/g" / f"more{path.name}")
+    worse(project, {"colour-clean-0.00": (0, 17)})
+    result = project.run("--mae-run", "after")
+    assert project.rows("after")["colour-clean-0.00"]["n"] == 17
+    result.stdout.re_match_lines([r"colour-clean-0\.00 +100\.00 % +0\.00 % +-100\.00 +14 of 14 "])
+
+
+def test_images_of_which_the_baseline_has_none_are_refused(project: Project) -> None:
+    project.matrix("clean")
+    update(project)
+    before = committed(project)
+    project.images(folder="others", seed=1)
+    result = project.run("--mae-data", "others")
+    assert result.ret == 1
+    assert "have no image in common" in said(result)
+    assert "name another with --mae-baseline DIR, or none" in said(result)
+    assert committed(project) == before
+
+
+def test_a_baseline_of_another_suite_is_refused(project: Project) -> None:
+    project.matrix("clean")
+    update(project)
+    (project.path / "log.txt").unlink()
+    text = project.path / "pytest.ini"
+    text.write_text(text.read_text().replace("mae_data = data\n", "").replace("imagefolder", "fashion_mnist"))
+    result = project.run("--mae-baseline", "results/imagefolder")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    folder = project.path / "results/imagefolder"
+    assert f"baseline {folder} is of suite imagefolder, the run is of fashion_mnist: name another" in said(result)
+    assert project.log == []
+
+
+def other_schema(folder: Path) -> None:
+    with np.load(folder / "outcomes.npz") as file:
+        arrays = dict(file)
+    np.savez(folder / "outcomes.npz", **(arrays | {"schema_version": np.array(99)}))
+
+
+def other_schema_of_rows(folder: Path) -> None:
+    edit_table(folder / "cells.csv", "colour-clean-0.00", schema_version="99")
+
+
+def no_number(folder: Path) -> None:
+    edit_table(folder / "cells.csv", "colour-clean-0.00", n="many")
+
+
+def without_outcomes(folder: Path) -> None:
+    (folder / "outcomes.npz").unlink()
+
+
+def without_table(folder: Path) -> None:
+    (folder / "cells.csv").unlink()
+
+
+def cut_off(folder: Path) -> None:
+    path = folder / "outcomes.npz"
+    path.write_bytes(path.read_bytes()[:-300])
+
+
+def other_cells(folder: Path) -> None:
+    edit_table(folder / "cells.csv", "colour-clean-0.00", model="color")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (other_schema, ("outcomes.npz: schema 99, this mae_bench reads", "--mae-update-baseline")),
+        (other_schema_of_rows, ("cells.csv, line 2: row schema 99 is not known here", "restore the file")),
+        (no_number, ("cells.csv, line 2: ", "restore the file")),
+        (without_outcomes, ("outcomes.npz is missing; restore it",)),
+        (without_table, ("cells.csv is missing; restore it",)),
+        (cut_off, ("outcomes.npz: not a file of outcomes", "restore it or make the baseline again")),
+        (other_cells, ("cells.csv and outcomes.npz hold different cells; restore both",)),
+    ],
+)
+def test_a_baseline_that_cannot_be_read_is_named_before_anything_runs(
+    project: Project, spoil: object, words: tuple[str, ...]
+) -> None:
+    project.matrix("clean")
+    update(project)
+    (project.path / "log.txt").unlink()
+    assert callable(spoil)
+    spoil(project.path / "results/imagefolder")
+    result = project.run()
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert str(project.path / "results/imagefolder") in said(result)
+    for word in words:
+        assert word in said(result)
+    assert "Traceback" not in said(result)
+    assert project.log == []
