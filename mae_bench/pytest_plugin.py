@@ -569,10 +569,15 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> Generator[None, object, object]:
-    result = yield
-    item.config.stash[HARNESS].release_unless(_model_of(nextitem) if nextitem is not None else None)
-    return result
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Generator[None, object, object]:
+    """After its last cell a model is cleaned up and freed; what goes wrong there is an error of that cell."""
+    try:
+        return (yield)
+    finally:
+        try:
+            item.config.stash[HARNESS].release_unless(_model_of(nextitem) if nextitem is not None else None)
+        except BenchError as error:
+            pytest.fail(str(error), pytrace=False)
 
 
 def pytest_report_teststatus(report: pytest.TestReport | pytest.CollectReport) -> Any:
@@ -606,25 +611,25 @@ class Gate:
 
     def __init__(self, harness: Harness) -> None:
         self.harness = harness
-        self.comparisons: list[dict[str, Any]] = []
-        self.notes: list[str] = []
+        self.comparisons: dict[str, dict[str, Any]] = {}
+        self.notes: dict[str, str] = {}
         self.sections: list[tuple[str, str]] = []
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        if report.when == "call":
-            if note := _said(report, "mae_cell").get("note"):
-                self.notes.append(note)
+        said = _said(report, "mae_cell")
+        if report.when == "call" and said:
+            # a cell counts once, however many tests run it
+            self.notes[said["cell"]] = self.notes.get(said["cell"]) or said["note"]
             if comparison := _said(report, "mae_comparison"):
-                self.comparisons.append(comparison)
+                self.comparisons[said["cell"]] = comparison
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         harness = self.harness
-        if "executor" in vars(harness):
-            harness.executor.release()
-        if not harness.began or not (harness.run_path / "images.json").exists():
-            return
+        failures = []
         try:
-            failures = self._settle()
+            harness.release_unless(None)
+            if harness.began and (harness.run_path / "images.json").exists():
+                failures = self._settle()
         except BenchError as error:
             failures = [str(error)]
         self.sections += [("mae_bench: failed", failure) for failure in failures]
@@ -654,8 +659,8 @@ class Gate:
         board = Leaderboard.of([r.row for r in results], Outcomes.of(harness.suite.name, results, *images))
         write_atomically(run.path / "leaderboard.md", board.to_markdown().encode())
         self.sections.append(("mae_bench: leaderboard", f"{board.caption}\n\n{board.to_text()}\n\nResults: {run.path}"))
-        if self.notes:
-            self.sections.append(("mae_bench: not resumed", "\n".join(self.notes)))
+        if notes := [note for note in self.notes.values() if note]:
+            self.sections.append(("mae_bench: not resumed", "\n".join(notes)))
         if harness.baseline_path is None:
             return []
         failures = []
@@ -663,7 +668,7 @@ class Gate:
             self.sections.append(("mae_bench: baseline", harness.how_to_make_a_baseline()))
         elif harness.baseline is not None:
             comparison = Comparison()
-            for record in self.comparisons:
+            for record in self.comparisons.values():
                 comparison.extend(Comparison.from_dict(record))
             failures = self._compare(comparison, results, images[0])
         if harness.options["update-baseline"]:

@@ -193,39 +193,6 @@ def test_any_order_gives_the_same_rows_and_builds_each_model_once(project: Proje
         assert events == [f"{verb} {model}" for model in models for verb in ("build", "free")]
 
 
-CROSSED = """
-import pytest
-
-
-@pytest.mark.clean
-@pytest.mark.parametrize("again", [1, 2])
-def test_cell(cell, again):
-    cell.check()
-"""
-
-
-def test_workers_share_one_run_and_keep_the_cells_of_a_model_together(project: Project) -> None:
-    project.matrix("clean", "blur", models=("bright", "dim"))
-    project.write("test_y.py", CROSSED)
-    project.run("--mae-run", "alone", "-k", "clean or gaussian", "-p", "no:xdist").assert_outcomes(passed=30)
-    (project.path / "log.txt").unlink()
-    result = project.run("-n", "2", "--mae-run", "run")
-    result.assert_outcomes(passed=30)
-    rows, expected = project.rows(), project.rows("alone")
-    assert rows.keys() == expected.keys()
-    for name, row in expected.items():
-        for field, value in row.items():
-            # a worker has fewer threads, and sums may round differently
-            near = pytest.approx(value, rel=1e-5) if isinstance(value, float) else value
-            assert rows[name][field] == near, (name, field)
-    for model in ("bright", "dim"):
-        assert verbs(project, model) == ["build", "free"]
-    assert {"manifest.json", "cells.parquet", "leaderboard.md"} <= {p.name for p in (project.path / "run").iterdir()}
-    text = result.stdout.str()
-    assert text.count("mae_bench: leaderboard") == 1
-    assert "26 cells" in text
-
-
 FAILING = {"bright-gaussian_blur-3.00": None}
 
 

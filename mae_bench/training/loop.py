@@ -211,7 +211,8 @@ class Phase:
             state = torch.load(self.checkpoint, weights_only=True)
             if state.pop("made_by", None) != self.made_by:
                 raise BenchError(
-                    f"{self.checkpoint} is of another recipe: remove it to start anew, or choose another folder with --out"
+                    f"{self.checkpoint} is of another recipe: remove it to start anew, or choose another "
+                    "folder with --out"
                 )
             module.load_state_dict(state.pop("module"))
             optimizer.load_state_dict(state.pop("optimizer"))

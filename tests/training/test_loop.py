@@ -479,7 +479,6 @@ def test_short_pretraining_beats_predicting_the_mean_patch(loop: Any, data: Path
         autoencoder, lambda x, _: autoencoder(loop.normalised(x)), images[training], labels[training], None, silent
     )["curve"]
     late = [point["loss"] for point in curve if point["step"] > 160]
-    print("RATIO", np.mean(late), blind)
     assert np.mean(late) < 0.9 * blind
     assert np.mean(late) < 0.9 * curve[0]["loss"]
 
