@@ -28,7 +28,7 @@ from mae_bench.errors import BenchError
 from mae_bench.images import ImageError
 from mae_bench.models import ModelError
 from mae_bench.models.registry import ModelEntry, Registry
-from mae_bench.suites import SuiteEntry, SuiteError, suite_entry
+from mae_bench.suites import SuiteEntry, suite_entry
 
 if TYPE_CHECKING:
     from mae_bench.baseline import Baseline
@@ -198,7 +198,7 @@ def _register(
         try:
             return harness.executor.load(entry, lambda: function(**needed)).returned
         except BenchError as error:
-            pytest.fail(str(error), pytrace=False)
+            _fail(error)
 
     if not own_request:
         request = inspect.Parameter("request", inspect.Parameter.KEYWORD_ONLY)
@@ -426,23 +426,26 @@ class BoundCell:
 
     def run(self) -> CellResult:
         """Evaluate the cell, or take it from the resumed run; its row is on disk when this returns."""
+        self._images()
         try:
             self._harness.load(self.cell.model, self._request)
             result, note = self._harness.executor.run(self.cell)
+        except ImageError as error:
+            self._end(error)
         except BenchError as error:
-            self._fail(error)
+            _fail(error)
         self._say("mae_cell", {"cell": self.cell.id, "top1": result.row.top1, "note": note})
         return result
 
     def check(self) -> None:
         """Run the cell and judge it against the baseline; a regression fails the test with its table."""
         harness = self._harness
+        ids = self._images()
         try:
-            ids = harness.executor.suite.manifest.ids
             if harness.baseline is not None:
                 harness.baseline.check_images(ids)
         except BenchError as error:
-            self._fail(error)
+            self._end(error)
         result = self.run()
         if harness.baseline is None:
             return
@@ -455,11 +458,17 @@ class BoundCell:
         if failed and not harness.options["update-baseline"]:
             pytest.fail(verdict_table(failed), pytrace=False)
 
-    def _fail(self, error: BenchError) -> NoReturn:
-        """Fail the test; where the images themselves cannot be used, no other cell can run either."""
-        if isinstance(error, ImageError | SuiteError):
-            self._request.session.shouldfail = "the suite's images cannot be used"
-        pytest.fail(str(error), pytrace=False)
+    def _images(self) -> tuple[str, ...]:
+        """Ids of the suite's images."""
+        try:
+            return self._harness.executor.suite.manifest.ids
+        except BenchError as error:
+            self._end(error)
+
+    def _end(self, error: BenchError) -> NoReturn:
+        """Fail the test and end the run, since every other cell would fail alike."""
+        self._request.session.shouldfail = "no cell of this run can be evaluated"
+        _fail(error)
 
     def _say(self, key: str, value: dict[str, Any]) -> None:
         # plain text, so that it survives the way from a worker to the controller
@@ -492,7 +501,13 @@ def evaluation(mae_bench_model: str, request: pytest.FixtureRequest) -> Evaluati
         harness.load(mae_bench_model, request)
         return harness.executor.evaluation
     except BenchError as error:
-        pytest.fail(str(error), pytrace=False)
+        _fail(error)
+
+
+def _fail(error: BenchError, cause: BaseException | None = None) -> NoReturn:
+    """Fail the test with the message of ``error`` alone: without ``from``, pytest would show its history too."""
+    message = "\n".join([str(error), *getattr(error, "__notes__", ())])
+    raise pytest.fail.Exception(message, pytrace=False) from cause
 
 
 # --------------------------------------------------------------------------- hooks
@@ -571,13 +586,17 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Generator[None, object, object]:
     """After its last cell a model is cleaned up and freed; what goes wrong there is an error of that cell."""
+    raised: BaseException | None = None
     try:
         return (yield)
+    except BaseException as error:
+        raised = error
+        raise
     finally:
         try:
             item.config.stash[HARNESS].release_unless(_model_of(nextitem) if nextitem is not None else None)
         except BenchError as error:
-            pytest.fail(str(error), pytrace=False)
+            _fail(error, raised)
 
 
 def pytest_report_teststatus(report: pytest.TestReport | pytest.CollectReport) -> Any:

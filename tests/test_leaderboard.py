@@ -415,6 +415,13 @@ def test_tie_group_is_that_of_the_slow_procedure(models: int, seed: int, alpha: 
     assert tied_with_leader(scores, means, alpha).tolist() == slow_ties(scores.tolist(), means.tolist(), alpha)
 
 
+@pytest.mark.parametrize(("behind", "tied"), [(0, False), (15, False), (35, True), (500, True)])
+def test_difference_is_judged_on_both_sides(behind: int, tied: bool) -> None:
+    """Which of two models leads is not known beforehand: 35 resamples of 1,000 on the other side are p = .07."""
+    means = np.column_stack([np.full(1000, 0.5), np.where(np.arange(1000) < behind, 0.6, 0.4)])
+    assert tied_with_leader(np.array([0.5, 0.4]), means).tolist() == [True, tied]
+
+
 def test_identical_models_tie_and_clearly_different_ones_do_not(board: Callable[..., Leaderboard]) -> None:
     twin = curves(18, (16, 14, 12), (18, 14, 10))
     leaderboard = board({"a": twin, "b": twin, "worse": THREE["weak"]})

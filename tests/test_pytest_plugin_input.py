@@ -100,15 +100,37 @@ def test_a_model_that_cannot_be_used_fails_its_cells_with_one_message_and_spoils
     project: Project, body: str, words: str
 ) -> None:
     project.matrix("clean")
-    with (project.path / "conftest.py").open("a") as file:
-        file.write(BAD.format(body=body))
+    good = (project.path / "conftest.py").read_text().partition("model_fixture\n")[2]
+    project.conftest(BAD.format(body=body) + good)
     result = project.run("--mae-run", "run", "--mae-device", "cpu")
     result.assert_outcomes(passed=1, failed=1)
     assert result.ret == 1
-    assert words in said(result)
-    assert "Traceback" not in said(result)
-    assert "test_x.py:" not in result.stdout.str().replace("test_x.py::", "")  # nor pytest's own
+    assert said(result).count(words) == 1
+    for trace in ("Traceback", "exception", "test_x.py:6"):
+        assert trace not in said(result)
     assert sorted(project.rows()) == ["colour-clean-0.00"]
+
+
+@pytest.mark.parametrize(
+    ("ending", "words"),
+    [
+        ('raise OSError("the disk is gone")', "model fixture 'bad' raised OSError in its clean-up: the disk is gone"),
+        ("yield None", "model fixture 'bad' yields more than once"),
+    ],
+    ids=["raises", "yields-again"],
+)
+def test_a_clean_up_that_fails_is_an_error_of_the_models_last_cell(project: Project, ending: str, words: str) -> None:
+    project.matrix("clean", "blur")
+    model = (project.path / "conftest.py").read_text()
+    project.conftest(BAD.format(body=f'from networks import mean_colour; yield mean_colour("bad"); {ending}'))
+    with (project.path / "conftest.py").open("a") as file:
+        file.write(model.partition("model_fixture\n")[2])
+    result = project.run("-k", "clean-0.00 or gaussian_blur-1.00")
+    result.assert_outcomes(passed=4, errors=1, deselected=22)
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(["ERROR test_x.py::test_cell[[]bad-gaussian_blur-1.00[]]*"])
+    assert said(result).count(words) == 1
+    assert "mae_bench: leaderboard" in said(result)
 
 
 def test_a_model_that_failed_is_not_built_for_each_of_its_cells(project: Project) -> None:

@@ -365,3 +365,10 @@ def test_a_test_of_evaluations_runs_once_per_model_and_shares_it_with_the_cells(
             f"forward {model} 15",
             f"free {model}",
         ]
+
+
+def test_a_cell_that_is_expected_to_fail_says_so_when_it_passes(project: Project) -> None:
+    project.matrix("clean")
+    text = (project.path / "test_x.py").read_text()
+    project.write("test_x.py", text.replace("@pytest.mark.clean", "@pytest.mark.xfail\n@pytest.mark.clean"))
+    project.run("-v").assert_outcomes(xpassed=1)

@@ -127,6 +127,7 @@ def changes(draw: st.DrawFn, most: int = 2000) -> tuple[int, int, int, int, int]
 @given(changes(), RULES)
 @example((40, 10, 1000, 800, 0), Rule(100))
 @example((20, 3, 10_000, 9_000, 0), Rule(1, tolerance=0.01))  # significant, but too small to matter
+@example((6, 0, 2000, 1900, 0), Rule(1, min_drop=0.003))  # just large enough to matter
 @example((20, 3, 1000, 900, 0), Rule(1, tolerance=0.5))  # both a regression and within tolerance
 def test_verdict_is_the_rule(change: tuple[int, int, int, int, int], rule: Rule) -> None:
     lost, gained, images, right, moved = change
@@ -383,6 +384,14 @@ def test_steady_shift_beyond_the_floor_is_found_in_both_directions() -> None:
         assert (shift.cell, shift.indicator) == ("vit-clean-0.00", "alignment_cls")
         assert shift.difference == pytest.approx(new - old, abs=1e-6)
         assert shift.low <= shift.difference <= shift.high
+
+
+def test_blocks_count_by_their_images() -> None:
+    before, after = uniform(5, 0.5), uniform(5, 0.8)
+    before["images"][4] = after["images"][4] = 64
+    before["alignment_cls"][4], after["alignment_cls"][4] = 32, 38.4
+    [shift] = indicator_shifts("c", before, after)
+    assert shift.difference == pytest.approx((4 * 256 * 0.3 + 64 * 0.1) / (4 * 256 + 64), abs=1e-6)
 
 
 def test_shift_within_the_floor_is_of_no_practical_interest() -> None:

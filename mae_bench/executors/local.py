@@ -120,10 +120,10 @@ class LocalExecutor:
                 return stored, ""
             pairs = ", ".join(f"{name} {identity[name]} here, {getattr(stored.row, name)} stored" for name in differing)
             note = f"{cell.id} was run again: {pairs}"
-        result = evaluation.run(cell.degradation, cell.level)
         if not self._clean_written:
             self.run_directory.write_cell(evaluation.clean)
             self._clean_written = True
+        result = evaluation.run(cell.degradation, cell.level)
         if result is not evaluation.clean:
             self.run_directory.write_cell(result)
         return result, note
@@ -156,8 +156,11 @@ class LocalExecutor:
             "python": platform.python_version(),
             "command": sys.argv,
             "versions": {
-                name: version(name)
-                for name in ("mae_bench", "torch", "torchvision", "timm", "kornia", "numpy", "pillow", "pytest")
+                **{
+                    name: version(name)
+                    for name in ("mae_bench", "torchvision", "timm", "kornia", "numpy", "pillow", "pytest")
+                },
+                "torch": str(torch.__version__),  # which names the build too
             },
         }
 

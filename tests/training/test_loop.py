@@ -226,6 +226,63 @@ def test_what_is_written_is_what_was_measured(
     assert record["phases"]["pretraining"]["chosen_step"] == 10
 
 
+@pytest.mark.parametrize(("measured", "best"), [((0.5, 0.9, 0.7), 1), ((0.9, 0.9, 0.5), 0), ((0.1, 0.2, 0.3), 2)])
+@pytest.mark.parametrize("killed", [False, True])
+@pytest.mark.usefixtures("few")
+def test_best_weights_are_kept_and_of_equally_good_ones_the_first(
+    loop: Any, tmp_path: Path, measured: tuple[float, ...], best: int, killed: bool
+) -> None:
+    generator = np.random.default_rng(0)
+    images, labels = generator.integers(0, 256, (80, SIDE, SIDE), dtype=np.uint8), generator.integers(0, 10, 80)
+    seen: list[torch.Tensor] = []
+
+    def run(report: Callable[[str], None]) -> tuple[torch.nn.Module, dict[str, Any]]:
+        torch.manual_seed(0)
+        module = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(SIDE * SIDE, 10))
+
+        def validation_top1() -> float:
+            step = len(seen)
+            seen.append(module[1].weight.detach().clone())
+            return measured[step]
+
+        phase = loop.Phase("classification", TINY_CNN, replace(SHORT, steps=6), tmp_path)
+        curve = phase.run(
+            module,
+            lambda x, y: torch.nn.functional.cross_entropy(module(x), y),
+            images,
+            labels,
+            validation_top1,
+            report,
+        )
+        return module, curve
+
+    if killed:  # steps 2, 4 and 6 are validated; the last report is not followed by a checkpoint
+        with pytest.raises(KilledError):
+            run(killed_at(3))
+        seen.pop()
+    module, curve = run(silent)
+    assert len(seen) == 3
+    assert curve["chosen_step"] == (2, 4, 6)[best]
+    assert torch.equal(module[1].weight, seen[best])  # type: ignore[index]
+    assert not any(torch.equal(seen[best], other) for i, other in enumerate(seen) if i != best)
+
+
+@pytest.mark.usefixtures("few")
+def test_measured_is_the_half_precision_that_is_shipped(
+    loop: Any, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    top1, exact = loop.top1, []
+
+    def observed(model: torch.nn.Module, *arguments: Any) -> float:
+        exact.append(all(torch.equal(p, p.half().float()) for p in model.parameters()))
+        measured: float = top1(model, *arguments)
+        return measured
+
+    monkeypatch.setattr(loop, "top1", observed)
+    loop.train(TINY_CNN, data, tmp_path, silent)
+    assert exact == [False, False, False, True]
+
+
 def test_missing_images_are_named_before_anything_is_written(loop: Any, tmp_path: Path) -> None:
     with pytest.raises(
         FileNotFoundError, match=r"train-images-idx3-ubyte\.gz is missing: install .* or name the folder"
