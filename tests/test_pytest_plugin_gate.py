@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tests.conftest import Project
 
 COMMITTED = ("cells.csv", "outcomes.npz", "leaderboard.md", "leaderboard.csv")
@@ -112,27 +114,26 @@ def test_continuous_integration_may_be_switched_off(project: Project, monkeypatc
 
 
 def test_a_complete_run_makes_a_baseline_that_itself_passes(project: Project) -> None:
-    project.matrix("clean", "blur", models=("bright", "dim"))
+    project.matrix("clean", "blur", models=("bright",))
     result = update(project)
     assert result.ret == 0
     assert sorted(committed(project)) == sorted(COMMITTED)
     assert "written to" in said(result)
-    for family in ("bright blur", "bright clean", "dim blur", "dim clean"):
+    for family in ("bright blur", "bright clean"):
         assert family in said(result)
     assert "there is no baseline" not in said(result)
     with (project.path / "results/imagefolder/cells.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     ids = [f"{row['model']}-{row['condition']}" for row in rows]
-    assert len(ids) == 2 * CELLS
+    assert len(ids) == CELLS
     assert set(ids) == set(project.rows("before"))
     leaderboard = (project.path / "results/imagefolder/leaderboard.md").read_text()
     assert "| bright" in leaderboard
-    assert "| dim" in leaderboard
 
     before = committed(project)
     again = project.run()
     assert again.ret == 0
-    assert f"{2 * CELLS} unchanged, 0 pass, 0 inconclusive, 0 regression" in said(again)
+    assert f"{CELLS} unchanged, 0 pass, 0 inconclusive, 0 regression" in said(again)
     assert committed(project) == before
     assert update(project, run="again").ret == 0
     assert committed(project)["outcomes.npz"] == before["outcomes.npz"]
@@ -522,12 +523,11 @@ def other_cells(folder: Path) -> None:
     ],
 )
 def test_a_baseline_that_cannot_be_read_is_named_before_anything_runs(
-    project: Project, spoil: object, words: tuple[str, ...]
+    project: Project, spoil: Callable[[Path], None], words: tuple[str, ...]
 ) -> None:
     project.matrix("clean")
     update(project)
     (project.path / "log.txt").unlink()
-    assert callable(spoil)
     spoil(project.path / "results/imagefolder")
     result = project.run()
     assert result.ret == pytest.ExitCode.USAGE_ERROR

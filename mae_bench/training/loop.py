@@ -64,7 +64,7 @@ def train(recipe: Recipe, data: Path, out: Path, report: Report = print) -> Path
             raise RuntimeError(f"the pretrained encoder does not fit the classifier: {missing=}, {unexpected=}")
 
     elif isinstance(model, VisionTransformer):
-        # the weights that masked pretraining would start from, so that pretraining is all that differs
+        # initialised as masked pretraining initialises its encoder (other draws), so that pretraining is what differs
         MaskedVisionTransformerTIMM(vit=model)
         model.pos_embed.requires_grad_(True)
 
