@@ -131,7 +131,11 @@ class Leaderboard:
         lines = []
         for rank, s in enumerate(self.standings, start=1):
             mark = "" if s.score is None else ("1=" if s.tied else str(rank))
-            score = "partial" if s.score is None else _interval(s.score, *(s.score_interval or (s.score, s.score)))
+            score = (
+                ("partial" if s.partial else "-")
+                if s.score is None
+                else _interval(s.score, *(s.score_interval or (s.score, s.score)))
+            )
             families = [text for f in self.families for text in (_percent(s.robust.get(f)), _ratio(s.retained.get(f)))]
             lines.append(
                 [

@@ -346,6 +346,7 @@ class Harness:
     def executor(self) -> LocalExecutor:
         from mae_bench.evaluate import Settings
         from mae_bench.executors.local import LocalExecutor, resolved_device
+        from mae_bench.store import RunDirectory
 
         limit, batch = self.options["limit"], self.options["batch-size"]
         workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
@@ -359,7 +360,8 @@ class Harness:
             threads=max(1, cores // workers),
             suite_view=self.options["view"] == "suite",
         )
-        return LocalExecutor(self.suite, self.options["data"], settings, self.run_directory, self.options["resume"])
+        run = RunDirectory(self.run_path)  # made when the first cell runs
+        return LocalExecutor(self.suite, self.options["data"], settings, run, self.options["resume"])
 
     def check_before_run(self) -> None:
         """Whatever would spoil the run and can be seen before its first cell.
@@ -459,8 +461,9 @@ class BoundCell:
             pytest.fail(verdict_table(failed), pytrace=False)
 
     def _images(self) -> tuple[str, ...]:
-        """Ids of the suite's images."""
+        """Ids of the suite's images, once there is a place for results."""
         try:
+            _ = self._harness.run_directory
             return self._harness.executor.suite.manifest.ids
         except BenchError as error:
             self._end(error)
@@ -665,16 +668,20 @@ class Gate:
         from mae_bench.comparison import Comparison
         from mae_bench.executors.local import images_of, remove_scratch
         from mae_bench.leaderboard import Leaderboard
-        from mae_bench.store import Outcomes, RunDirectory, write_atomically
+        from mae_bench.store import Outcomes, RunDirectory, of_one_setting, write_atomically
 
         harness = self.harness
         run = RunDirectory(harness.run_path)
         remove_scratch(run)
         images = images_of(run)
         assert images is not None
-        results = run.merge(*images)
+        stored = run.merge(*images)
+        results = of_one_setting(stored, self.notes)
         if not results:
             return []
+        if len(results) < len(stored):
+            left = f"{len(stored) - len(results)} cells in {run.path} were evaluated with other settings"
+            self.sections.append(("mae_bench: left out", f"{left} and are in no table below"))
         board = Leaderboard.of([r.row for r in results], Outcomes.of(harness.suite.name, results, *images))
         write_atomically(run.path / "leaderboard.md", board.to_markdown().encode())
         self.sections.append(("mae_bench: leaderboard", f"{board.caption}\n\n{board.to_text()}\n\nResults: {run.path}"))

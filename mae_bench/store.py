@@ -6,7 +6,7 @@ import json
 import os
 import tempfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,17 @@ def write_together(contents: Mapping[Path, bytes]) -> None:
         for partial in partials.values():
             Path(partial).unlink(missing_ok=True)
         raise StoreError(f"{path}: cannot be written ({error}); free or choose another place") from error
+
+
+def of_one_setting(results: Sequence[CellResult], cells: Collection[str]) -> list[CellResult]:
+    """Those of ``results`` that were evaluated as ``cells`` were: a resumed directory may hold others."""
+
+    def setting(result: CellResult) -> tuple[object, ...]:
+        row = result.row
+        return row.manifest_hash, row.subset, row.seed, row.device, row.dtype
+
+    wanted = {setting(result) for result in results if cell_of(result.row).id in cells}
+    return [result for result in results if setting(result) in wanted]
 
 
 class RunDirectory:

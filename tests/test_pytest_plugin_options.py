@@ -255,3 +255,21 @@ def test_a_finished_cell_that_cannot_be_read_is_named(project: Project) -> None:
     assert f"{path}: not a cell that can be read" in said(result)
     assert "remove it and run the cell again" in said(result)
     assert "Traceback" not in said(result)
+
+
+def test_cells_that_an_earlier_run_left_under_other_settings_are_in_no_table(project: Project) -> None:
+    project.matrix("clean", "blur")
+    project.run("--mae-run", "run")
+    kept = len(list((project.path / "run/cells").rglob("*.json")))
+    result = project.run("--mae-run", "run", "--mae-resume", "--mae-seed", "1", "-k", "gaussian_blur-1.00")
+    assert result.ret == 0
+    # the cell that was asked for and the clean one it refers to are of the new seed, the others stay as they were
+    assert f"{kept - 2} cells in {project.path / 'run'} were evaluated with other settings" in said(result)
+    assert "imagefolder: all 15 images, 2 cells." in said(result)
+
+
+def test_a_test_that_only_borrows_a_model_leaves_no_results(project: Project) -> None:
+    project.matrix("clean")
+    project.write("test_model.py", "def test_model(colour):\n    assert colour is not None\n")
+    project.run("test_model.py").assert_outcomes(passed=1)
+    assert not (project.path / "results").exists()
