@@ -83,15 +83,33 @@ class Baseline:
         names = set(models)
         return sum(row.model in names for row in self.rows.values())
 
-    def check_images(self, ids: Sequence[str]) -> None:
+    def check_images(
+        self, ids: Sequence[str], labels: np.ndarray | None = None, classes: Sequence[str] | None = None
+    ) -> None:
         """Raises:
-        BaselineError: not one of the images ``ids`` is in the baseline.
+        BaselineError: not one of the images ``ids`` is in the baseline, or it knows them under other ``labels``, or
+            other ``classes``.
         """
         if not set(self.outcomes.ids.tolist()) & {i.encode() for i in ids}:
             raise BaselineError(
                 f"baseline {self.path} and this run have no image in common, so nothing can be compared: "
                 "name another with --mae-baseline DIR, or none"
             )
+
+        if classes is not None and list(classes) != self.outcomes.classes.tolist():
+            raise BaselineError(
+                f"baseline {self.path} has classes {', '.join(self.outcomes.classes.tolist()[:5])}..., this run "
+                f"{', '.join(list(classes)[:5])}...: make it again, name another with --mae-baseline DIR, or none"
+            )
+        if labels is not None:
+            known = dict(zip(self.outcomes.ids.tolist(), self.outcomes.labels.tolist(), strict=True))
+            here = zip(ids, labels.tolist(), strict=True)
+            moved = [image for image, label in here if known.get(image.encode(), label) != label]
+            if moved:
+                raise BaselineError(
+                    f"baseline {self.path} knows {len(moved)} images under another class, such as {moved[0]}: "
+                    "make it again, name another with --mae-baseline DIR, or none"
+                )
 
     def compare(self, result: CellResult, ids: Sequence[str], rule: Rule) -> Verdict | Incomparable:
         """The verdict on a finished cell whose images are ``ids``, or why it has none."""
@@ -123,6 +141,8 @@ class Baseline:
         cell = cell_of(result.row).id
         there = self.rows.get(cell)
         if there is None or there.manifest_hash != result.row.manifest_hash:
+            return []
+        if there.indicator_version != result.row.indicator_version:
             return []
         after = {name: np.array(values, dtype=np.float32) for name, values in result.block_sums.items()}
         return indicator_shifts(cell, self.outcomes.block_sums[cell], after)

@@ -185,7 +185,6 @@ class Leaderboard:
         from tabulate import tabulate
 
         names = dict.fromkeys(row.degradation for row in self.rows if row.family == family)
-        values = sorted({row.level for row in self.rows if row.family == family})
         tables = []
         for name in names:
             mine = [row for row in self.rows if row.degradation == name]
@@ -342,7 +341,9 @@ def _standing(
     assert clean is not None
     clean_top1 = clean.top1 or 0.0
     robust, retained, auc, partial = {}, {}, {}, []
-    last: dict[str, dict[str, float | None]] = {name: {} for name in ("alignment", "alignment_centered", "retention")}
+    last: dict[str, dict[str, float | None]] = {
+        name: {} for name in ("alignment", "alignment_centered", "retention_adjusted")
+    }
     for family in shared:
         mine = [r for r in rows if r.family == family and r.n == images]
         if not {r.condition for r in mine} >= default[family]:
@@ -359,7 +360,7 @@ def _standing(
         auc[family] = float(np.mean([area_under_curve(clean_top1, curve) for curve in curves.values()]))
         last["alignment"][family] = _mean(r.alignment_mean_patch for r in counted)
         last["alignment_centered"][family] = _mean(r.alignment_centered_mean_patch for r in counted)
-        last["retention"][family] = _mean(r.retention_adjusted for r in counted)
+        last["retention_adjusted"][family] = _mean(r.retention_adjusted for r in counted)
     return Standing(
         model=model,
         parameters=clean.parameters,
@@ -369,7 +370,7 @@ def _standing(
         auc=auc,
         alignment=last["alignment"],
         alignment_centered=last["alignment_centered"],
-        retention_adjusted=last["retention"],
+        retention_adjusted=last["retention_adjusted"],
         images_per_second=float(np.median([r.images_per_second for r in rows if r.images_per_second])),
         partial=tuple(partial),
     )

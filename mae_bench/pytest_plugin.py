@@ -152,7 +152,8 @@ def model_fixture(
 
     It returns (or yields, to clean up afterwards) a timm model or a :class:`mae_bench.Classifier`. The model is
     built when its first cell runs and freed after its last. Fixtures that it asks for should be of session scope,
-    since it outlives the test that built it.
+    since it outlives the test that built it. One model is held at a time: of two that one test asks for, the first
+    is released, and its clean-up has run, before the test begins.
 
     Args:
         suite: name or names of the suites it belongs to; by default whichever is selected.
@@ -316,7 +317,13 @@ class Harness:
                 close = difflib.get_close_matches(pattern, timm.list_models(pretrained=True), n=1)
                 hint = f"did you mean {close[0]}?" if close else "timm.list_models(pretrained=True) lists them"
                 raise ModelError(f"--mae-model {pattern}: no pretrained timm model matches; {hint}")
-            found.update({name: ModelEntry(name, summary="pretrained, from timm") for name in names})
+            try:
+                found.update({name: ModelEntry(name, summary="pretrained, from timm") for name in names})
+            except ModelError as error:
+                raise ModelError(
+                    f"--mae-model {pattern}: {str(error).partition(';')[0]}; narrow the pattern, or return the timm "
+                    "model from an @model_fixture of another name"
+                ) from error
         return found
 
     def models(self, path: Path) -> list[ModelEntry]:
@@ -445,7 +452,8 @@ class BoundCell:
         ids = self._images()
         try:
             if harness.baseline is not None:
-                harness.baseline.check_images(ids)
+                manifest = harness.executor.suite.manifest
+                harness.baseline.check_images(ids, manifest.labels, manifest.classes)
         except BenchError as error:
             self._end(error)
         result = self.run()
@@ -640,6 +648,7 @@ class Gate:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         said = _said(report, "mae_cell")
         if report.when == "call" and said:
+            self.harness.began = True  # though the controller of workers may not know whose cells these are
             # a cell counts once, however many tests run it
             self.notes[said["cell"]] = self.notes.get(said["cell"]) or said["note"]
             if comparison := _said(report, "mae_comparison"):
@@ -665,6 +674,7 @@ class Gate:
 
     def _settle(self) -> list[str]:
         """Merge the run, write and show its leaderboard, compare; the reasons why the run fails as a whole."""
+        from mae_bench.baseline import in_continuous_integration
         from mae_bench.comparison import Comparison
         from mae_bench.executors.local import images_of, remove_scratch
         from mae_bench.leaderboard import Leaderboard
@@ -675,10 +685,11 @@ class Gate:
         remove_scratch(run)
         images = images_of(run)
         assert images is not None
-        stored = run.merge(*images)
+        stored = run.cells()
         results = of_one_setting(stored, self.notes)
         if not results:
             return []
+        run.merge(*images, results)
         if len(results) < len(stored):
             left = f"{len(stored) - len(results)} cells in {run.path} were evaluated with other settings"
             self.sections.append(("mae_bench: left out", f"{left} and are in no table below"))
@@ -692,6 +703,8 @@ class Gate:
         failures = []
         if harness.baseline is None and not harness.options["update-baseline"]:
             self.sections.append(("mae_bench: baseline", harness.how_to_make_a_baseline()))
+            if in_continuous_integration():
+                failures.append("where CI is set a missing baseline fails; --mae-baseline none runs without one")
         elif harness.baseline is not None:
             comparison = Comparison()
             for record in self.comparisons.values():
@@ -785,7 +798,10 @@ class Distribution:
     @cached_property
     def _known(self) -> list[str]:
         """Names of models, such that none stands behind one that it contains."""
-        return sorted({*self.harness.registry.entries, *self.harness.timm_models}, key=len, reverse=True)
+        try:
+            return sorted({*self.harness.registry.entries, *self.harness.timm_models}, key=len, reverse=True)
+        except BenchError as error:
+            raise pytest.UsageError(str(error)) from error
 
     def _model(self, nodeid: str) -> str | None:
         """Name of the model that the item evaluates, of which the controller knows the id alone."""

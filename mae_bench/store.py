@@ -67,14 +67,27 @@ def write_together(contents: Mapping[Path, bytes]) -> None:
 
 
 def of_one_setting(results: Sequence[CellResult], cells: Collection[str]) -> list[CellResult]:
-    """Those of ``results`` that were evaluated as ``cells`` were: a resumed directory may hold others."""
+    """Those of ``results`` that were evaluated as ``cells`` were: a resumed directory may hold others, of other
+    images or settings, or of the same model with other weights.
+    """
 
-    def setting(result: CellResult) -> tuple[object, ...]:
-        row = result.row
+    def setting(row: ResultRow) -> tuple[object, ...]:
         return row.manifest_hash, row.subset, row.seed, row.device, row.dtype
 
-    wanted = {setting(result) for result in results if cell_of(result.row).id in cells}
-    return [result for result in results if setting(result) in wanted]
+    def model(row: ResultRow) -> tuple[object, ...]:
+        versions = (row.indicator_version, row.torch_version, row.mae_bench_version)
+        return row.weights_hash, row.preprocessing, row.label_map, row.view, *versions
+
+    ran = [result.row for result in results if cell_of(result.row).id in cells]
+    settings = {setting(row) for row in ran}
+    models: dict[str, set[tuple[object, ...]]] = {}
+    for row in ran:
+        models.setdefault(row.model, set()).add(model(row))
+    return [
+        result
+        for result in results
+        if setting(result.row) in settings and model(result.row) in models.get(result.row.model, {model(result.row)})
+    ]
 
 
 class RunDirectory:
@@ -167,11 +180,19 @@ class RunDirectory:
                 f"{path}: not a cell that can be read ({error}); remove it and run the cell again"
             ) from error
 
-    def merge(self, ids: Sequence[str], labels: np.ndarray, classes: Sequence[str]) -> list[CellResult]:
-        """Write ``cells.parquet``, ``indicators.parquet`` and ``outcomes.npz`` from the finished cells."""
+    def merge(
+        self,
+        ids: Sequence[str],
+        labels: np.ndarray,
+        classes: Sequence[str],
+        results: Sequence[CellResult] | None = None,
+    ) -> list[CellResult]:
+        """Write ``cells.parquet``, ``indicators.parquet`` and ``outcomes.npz`` from ``results``, by default all
+        finished cells.
+        """
         import pandas as pd
 
-        results = self.cells()
+        results = self.cells() if results is None else list(results)
         pd.DataFrame([result.row.to_dict() for result in results]).to_parquet(self.path / "cells.parquet", index=False)
         long = [{"cell": cell_of(result.row).id, **record} for result in results for record in result.indicators]
         columns = ["cell", "indicator", "layer", "head", "token", "value", "low", "high", "reason"]

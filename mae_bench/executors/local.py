@@ -64,6 +64,9 @@ class LocalExecutor:
         self._evaluation: Evaluation | None = None
         self._clean_written = False
         torch.set_num_threads(settings.threads)
+        # float32 shall mean float32, in degradations as in models
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cuda.matmul.allow_tf32 = False
 
     @cached_property
     def suite(self) -> Suite:
