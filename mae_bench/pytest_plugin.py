@@ -509,6 +509,7 @@ def evaluation(mae_bench_model: str, request: pytest.FixtureRequest) -> Evaluati
     """The evaluation of one model on the selected suite; a test that asks for it is run for every model."""
     try:
         harness = request.config.stash[HARNESS]
+        _ = harness.run_directory
         harness.load(mae_bench_model, request)
         return harness.executor.evaluation
     except BenchError as error:

@@ -70,13 +70,16 @@ class Pool:
             raise ModelError(self._failed[entry.name])
         try:
             self._loaded = self._build(entry, build)
-        except ModelError as error:
-            self._failed[entry.name] = str(error)
+        except Exception as error:
+            refusal = error if isinstance(error, ModelError) else _unusable(entry.name, error)
+            self._failed[entry.name] = str(refusal)
             try:
                 self.release()
             except ModelError as another:
-                error.add_note(str(another))
-            raise
+                refusal.add_note(str(another))
+            if refusal is error:
+                raise
+            raise refusal from error
         return self._loaded
 
     def _build(self, entry: ModelEntry, build: Callable[[], object]) -> LoadedModel:
@@ -147,3 +150,7 @@ class Pool:
             gc.collect()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
+
+
+def _unusable(name: str, error: Exception) -> ModelError:
+    return ModelError(f"model {name!r} cannot be used: {type(error).__name__}: {error}")
