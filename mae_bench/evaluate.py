@@ -64,8 +64,8 @@ class CellResult:
     """A row and what stands behind it.
 
     ``prediction`` (n,) is the class predicted for each image by position in the suite's classes; an output
-    that stands for none of them is ``-1 - output``. ``indicators`` are records of layer, head, token,
-    indicator, value, reason. ``block_sums`` are sums per block of 256 images of what the row reports.
+    that stands for none of them is ``-1 - output``. ``indicators`` are the records of
+    :func:`mae_bench.indicators.profile.profile`. ``block_sums`` are sums per block of 256 images of what the row reports.
     """
 
     row: ResultRow
@@ -234,10 +234,10 @@ class Evaluation:
             return
         if self._failed:
             raise EvaluationError(self._failed)
+        _ = self._pixels  # decoded before the clock starts, and before there is anything to clean up
         self.scratch.mkdir(parents=True, exist_ok=True)
         self._folder = Path(tempfile.mkdtemp(prefix="reference-", dir=self.scratch))
         reference = Reference(self._folder / "features", self.images)
-        _ = self._pixels  # decoded before the clock starts
         started = time.perf_counter()
         try:
             shard = self._shard("clean", Level(0.0), self.blocks, reference)

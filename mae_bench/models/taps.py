@@ -143,7 +143,7 @@ class StageTaps(Taps):
 
 
 def taps_of(module: nn.Module, example: Tensor) -> Taps:
-    """The taps that fit ``module``; ``example`` (B, C, H, W) is a normalised batch to try them on."""
+    """The taps that fit ``module``; ``example`` (B, C, H, W) is a batch to try them on."""
     if type(module).__name__ == "VisionTransformer" and isinstance(module, VisionTransformer):
         if module.attn_pool is not None:
             return Taps("a VisionTransformer with attention pooling has no fixed last token to read")
