@@ -65,7 +65,8 @@ class CellResult:
 
     ``prediction`` (n,) is the class predicted for each image by position in the suite's classes; an output
     that stands for none of them is ``-1 - output``. ``indicators`` are the records of
-    :func:`mae_bench.indicators.profile.profile`. ``block_sums`` are sums per block of 256 images of what the row reports.
+    :func:`mae_bench.indicators.profile.profile`. ``block_sums`` are sums per block of 256 images of what the row
+    reports.
     """
 
     row: ResultRow
