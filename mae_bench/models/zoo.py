@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -15,7 +17,7 @@ from torch import nn
 
 from mae_bench.cells import near_name
 from mae_bench.models import ModelError
-from mae_bench.suites import fashion_mnist
+from mae_bench.suites import cifar10, fashion_mnist
 
 WEIGHTS = Path(__file__).parent / "weights"
 
@@ -28,12 +30,18 @@ class Architecture:
     build: Callable[[int], nn.Module]
     pretrained_cfg: dict[str, object]
 
+    @property
+    def input_size(self) -> tuple[int, int, int]:
+        """Channels, height and width."""
+        size: tuple[int, int, int] = self.pretrained_cfg["input_size"]  # type: ignore[assignment]
+        return size
 
-def _vit_28_patch4(classes: int) -> nn.Module:
+
+def _vit(side: int, channels: int, classes: int) -> nn.Module:
     model: nn.Module = VisionTransformer(
-        img_size=28,
+        img_size=side,
         patch_size=4,
-        in_chans=1,
+        in_chans=channels,
         num_classes=classes,
         global_pool="avg",
         embed_dim=64,
@@ -58,10 +66,18 @@ _PREPROCESSING_28: dict[str, object] = {
     "mean": fashion_mnist.MEAN,
     "std": fashion_mnist.STD,
 }
+_PREPROCESSING_32: dict[str, object] = {
+    "input_size": (3, 32, 32),
+    "interpolation": "bilinear",
+    "crop_pct": 1.0,
+    "mean": cifar10.MEAN,
+    "std": cifar10.STD,
+}
 ARCHITECTURES = {
     architecture.name: architecture
     for architecture in (
-        Architecture("vit_28_patch4", _vit_28_patch4, _PREPROCESSING_28),
+        Architecture("vit_28_patch4", partial(_vit, 28, 1), _PREPROCESSING_28),
+        Architecture("vit_32_patch4", partial(_vit, 32, 3), _PREPROCESSING_32),
         Architecture("resnet_28", _resnet_28, _PREPROCESSING_28),
     )
 }
@@ -100,6 +116,16 @@ def bundled(name: str) -> nn.Module:
     if not path.exists():
         known = (file.stem for file in WEIGHTS.glob("*.safetensors"))
         raise ModelError(f"unknown bundled model {name!r}: {near_name(name, known)}")
+    return load_weights(path)
+
+
+def load_weights(path: Path) -> nn.Module:
+    """The model whose weights :func:`save_weights` wrote to ``path``, in float32. Without a classifier's tensors it is
+    an encoder.
+
+    Raises:
+        ModelError: the file is damaged, or of another architecture; the file, or a tensor, is named.
+    """
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -111,7 +137,7 @@ def bundled(name: str) -> nn.Module:
         raise ModelError(f"{path}: unknown architecture {metadata.get('architecture')!r}: {hint}")
     architecture = ARCHITECTURES[metadata["architecture"]]
     heads = ("head.weight", "head.bias", "fc.weight", "fc.bias")
-    classes = next((len(state[key]) for key in heads if key in state), 1)
+    classes = next((len(state[key]) for key in heads if key in state), 0)
     model = architecture.build(classes)
     try:
         model.load_state_dict(
@@ -132,3 +158,8 @@ def save_weights(model: nn.Module, name: str, architecture: str, folder: Path) -
     }
     save_file(tensors, path, metadata={"architecture": architecture})
     return path
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of the file at ``path``."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()

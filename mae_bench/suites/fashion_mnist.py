@@ -22,7 +22,7 @@ BUNDLED = Path(__file__).parent / "data" / "fashion_mnist"
 
 
 def training_images(folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """The 60,000 training images (N, 28, 28) uint8 and their labels (N,) int64.
+    """The 60,000 training images (N, 1, 28, 28) uint8 and their labels (N,) int64.
 
     Raises:
         FileNotFoundError: ``folder`` does not hold the two idx files.
@@ -34,7 +34,7 @@ def training_images(folder: Path) -> tuple[np.ndarray, np.ndarray]:
                 f"{folder / name} is missing: install Debian's package dataset-fashion-mnist "
                 "(its files lie in /usr/share/datasets/fashion-mnist) or name the folder with --data"
             )
-    return read_idx(folder / names[0]), read_idx(folder / names[1]).astype(np.int64)
+    return read_idx(folder / names[0])[:, None], read_idx(folder / names[1]).astype(np.int64)
 
 
 def load(entry: SuiteEntry, data: None) -> Suite:  # noqa: ARG001 - every suite is loaded alike
