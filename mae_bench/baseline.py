@@ -79,9 +79,9 @@ class Baseline:
         return cls(path, named, outcomes)
 
     def cells_of(self, models: Iterable[str]) -> int:
-        """How many cells of ``models`` are held."""
+        """How many cells of ``models`` are held that may be judged."""
         names = set(models)
-        return sum(row.model in names for row in self.rows.values())
+        return sum(row.model in names and row.status != "not_applicable" for row in self.rows.values())
 
     def check_images(
         self, ids: Sequence[str], labels: np.ndarray | None = None, classes: Sequence[str] | None = None

@@ -5,9 +5,9 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -19,22 +19,35 @@ from torch import Tensor
 
 from mae_bench.cells import Cell, Level
 from mae_bench.degradations import Setting, degradation
+from mae_bench.degradations.occlusion import hidden_tokens
 from mae_bench.errors import BenchError
 from mae_bench.images import BLOCK, View, decoded
 from mae_bench.indicators import INDICATOR_VERSION, alignment, retention
 from mae_bench.indicators.accuracy import TOP_K, accuracy_sums, outcomes
+from mae_bench.indicators.attention import attention_values
 from mae_bench.indicators.block_sums import BlockSums
 from mae_bench.indicators.calibration import calibration_sums, expected_calibration_error
-from mae_bench.indicators.profile import profile
+from mae_bench.indicators.profile import Record, profile
 from mae_bench.models.pool import LoadedModel
 from mae_bench.models.taps import KINDS, Features
-from mae_bench.reference import Key, Reference
+from mae_bench.reference import CleanSide, Key, Reference
+from mae_bench.representation import (
+    ATTENTION_IMAGES,
+    Collector,
+    Representation,
+    Sample,
+    attention_records,
+    separability_records,
+)
 from mae_bench.rows import ResultRow
-from mae_bench.statistics import wilson
-from mae_bench.suites import Suite
+from mae_bench.statistics import auc, wilson
+from mae_bench.suites import LabelMap, Suite
 
-RETENTION_KIND = "mean_patch"
-"""Token kind whose retention stands in a row: the one that every model with heads has."""
+ROW_KIND = "mean_patch"
+"""Token kind whose retention stands in a row, and whose alignment is held against flips: the one that every model has.
+"""
+FORETELLING = ("alignment", "alignment_centered")
+"""Indicators that are a statement about each image."""
 
 CPU_BATCH, CUDA_BATCH = 64, 256
 """Images per forward pass where the batch size is ``auto``: what fits a core's cache, and one block."""
@@ -66,25 +79,37 @@ class CellResult:
     ``prediction`` (n,) is the class predicted for each image by position in the suite's classes; an output
     that stands for none of them is ``-1 - output``. ``indicators`` are the records of
     :func:`mae_bench.indicators.profile.profile`. ``block_sums`` are sums per block of 256 images of what the row
-    reports.
+    reports. ``reason`` says why a row is ``not_applicable``.
     """
 
     row: ResultRow
     prediction: np.ndarray
     indicators: list[dict[str, Any]]
     block_sums: dict[str, list[float]]
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A block on its way: features of its images and what they are compared with (None in the clean pass)."""
+
+    number: int
+    logits: Tensor
+    features: Features
+    clean: CleanSide | None
 
 
 @dataclass
 class Shard:
-    """What a pass over some blocks of a cell leaves: predicted outputs per block, sums of the cell, and sums per
-    layer and kind. Shards of disjoint blocks merge into what one pass over all of them gives.
+    """What a pass over some blocks of a cell leaves: predicted outputs per block, sums of the cell, sums per layer and
+    kind, and per block each image's alignment at the last block. Shards of disjoint blocks merge into what one pass over all of them gives.
     """
 
     prediction: dict[int, np.ndarray] = field(default_factory=dict)
     cell: BlockSums = field(default_factory=BlockSums)
     tokens: dict[Key, BlockSums] = field(default_factory=dict)
     heads: dict[Key, BlockSums] = field(default_factory=dict)
+    scores: dict[int, dict[str, np.ndarray]] = field(default_factory=dict)
 
     def merge(self, other: Shard) -> None:
         """Raises:
@@ -92,6 +117,7 @@ class Shard:
         """
         self.cell.merge(other.cell)
         self.prediction |= other.prediction
+        self.scores |= other.scores
         for mine, theirs in ((self.tokens, other.tokens), (self.heads, other.heads)):
             for key, sums in theirs.items():
                 mine.setdefault(key, BlockSums()).merge(sums)
@@ -101,10 +127,19 @@ class Evaluation:
     """All cells of one model on one suite. The clean pass runs once, when it is first needed.
 
     ``scratch`` is a folder for decoded images, which evaluations share, and for clean features, which
-    :meth:`close` removes.
+    :meth:`close` removes. ``represented`` names conditions whose representation will be asked for, so that one
+    forward pass feeds both.
     """
 
-    def __init__(self, suite: Suite, model: LoadedModel, settings: Settings, scratch: Path, run_id: str) -> None:
+    def __init__(
+        self,
+        suite: Suite,
+        model: LoadedModel,
+        settings: Settings,
+        scratch: Path,
+        run_id: str,
+        represented: Collection[str] = (),
+    ) -> None:
         self.suite = suite
         self.model = model
         self.settings = settings
@@ -112,7 +147,10 @@ class Evaluation:
         self.run_id = run_id
         self.device = torch.device(settings.device)
         self.images = suite.manifest.subset(settings.limit)
-        self.label_map = suite.label_map(model.entry.name, model.outputs)
+        self.represented = frozenset(represented)
+        self.label_map = (
+            suite.label_map(model.entry.name, model.outputs) if model.entry.head else LabelMap("no classifier", ())
+        )
         if model.classifier.channels not in (suite.channels, 3):
             raise EvaluationError(
                 f"model {model.entry.name!r} takes {model.classifier.channels} channel(s) but suite "
@@ -123,10 +161,21 @@ class Evaluation:
         self._clean: CellResult | None = None
         self._reference: Reference | None = None
         self._folder: Path | None = None
+        self._clean_collector: Collector | None = None
+        self._representations: dict[str, Representation] = {}
+        self._decoded: dict[int, np.ndarray] = {}
 
     @property
     def clean(self) -> CellResult:
-        """The clean cell."""
+        """The clean cell.
+
+        Raises:
+            EvaluationError: the model is an encoder, which classifies nothing.
+        """
+        if not self.model.entry.head:
+            raise EvaluationError(
+                f"model {self.model.entry.name!r} is registered with head=False: it joins representation items only"
+            )
         self._run_clean()
         assert self._clean is not None
         return self._clean
@@ -139,7 +188,7 @@ class Evaluation:
         return self._reference
 
     def run(self, name: str, level: Level) -> CellResult:
-        """The cell of degradation ``name`` at ``level``.
+        """The cell of degradation ``name`` at ``level``; status ``not_applicable`` where the model cannot have it.
 
         Raises:
             EvaluationError: logits are not finite.
@@ -148,14 +197,50 @@ class Evaluation:
         degradation(name).check(level)
         if degradation(name).family == "clean":
             return self.clean
-        reference = self.reference
+        if (reason := self.not_applicable(name)) is not None:
+            return self._without_result(name, level, reason)
+        assert self.clean is not None
+        collector = self._collector(name, level) if f"{name}-{level}" in self.represented else None
         started = time.perf_counter()
-        shard = self._shard(name, level, self.blocks, reference)
-        return self.result(name, level, shard, time.perf_counter() - started)
+        shard = self._pass(name, level, self.blocks, self.reference, collector)
+        result = self.result(name, level, shard, time.perf_counter() - started)
+        if collector is not None:
+            self._pass(name, level, self._blocks_beyond, self.reference, collector)
+            self._represent(name, level, shard, collector)
+        return result
+
+    def represent(self, name: str, level: Level) -> Representation:
+        """The representation of a cell; the pass that a :meth:`run` of a represented cell made is not made again.
+
+        Raises:
+            EvaluationError, ValueError: as :meth:`run`.
+        """
+        condition = f"{name}-{level}"
+        degradation(name).check(level)
+        if condition not in self._representations:
+            clean = self._collected_clean()
+            if name == "clean":
+                self._represent(name, level, Shard(), clean)
+            elif self.not_applicable(name) is not None:
+                self._represent(name, level, Shard(), None)
+            else:
+                collector = self._collector(name, level)
+                shard = self._pass(name, level, self.sample.blocks, self.reference, collector)
+                self._represent(name, level, shard, collector)
+        return self._representations[condition]
+
+    def not_applicable(self, name: str) -> str | None:
+        """Why the model cannot have cells of degradation ``name``; None where it can."""
+        return self.model.taps.token_reason if degradation(name).on_tokens else None
 
     def shard(self, name: str, level: Level, blocks: range) -> Shard:
         """The given blocks of a degraded cell alone, to be merged with the others before :meth:`result`."""
-        return self._shard(name, level, blocks, self.reference)
+        return self._pass(name, level, blocks, self.reference, None)
+
+    @cached_property
+    def sample(self) -> Sample:
+        """Images on which classes are told apart."""
+        return Sample.of(self.suite)
 
     @property
     def blocks(self) -> range:
@@ -163,7 +248,7 @@ class Evaluation:
 
     def close(self) -> None:
         """Remove the clean features from disk; another cell would need another clean pass."""
-        self._clean = self._reference = None
+        self._clean = self._reference = self._clean_collector = None
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
             self._folder = None
@@ -198,11 +283,15 @@ class Evaluation:
         size = self.settings.batch_size or (CUDA_BATCH if self.device.type == "cuda" else CPU_BATCH)
         return size if size <= BLOCK else size // BLOCK * BLOCK
 
-    @cached_property
-    def _pixels(self) -> np.ndarray:
-        suite = self.suite
-        folder = self.scratch / "decoded"
-        return decoded(suite.manifest, self.images, self.view, suite.channels, suite.read, folder)
+    def _pixels(self, stop: int) -> np.ndarray:
+        """Decoded images of the run, or where ``stop`` lies behind them those of the sample too."""
+        count = (
+            self.images if stop <= self.images else min(len(self.suite.manifest.ids), self.sample.blocks.stop * BLOCK)
+        )
+        if count not in self._decoded:
+            suite, folder = self.suite, self.scratch / "decoded"
+            self._decoded[count] = decoded(suite.manifest, count, self.view, suite.channels, suite.read, folder)
+        return self._decoded[count]
 
     @cached_property
     def _targets(self) -> np.ndarray:
@@ -235,80 +324,178 @@ class Evaluation:
             return
         if self._failed:
             raise EvaluationError(self._failed)
-        _ = self._pixels  # decoded before the clock starts, and before there is anything to clean up
+        self._pixels(self.images)  # decoded before the clock starts, and before there is anything to clean up
         self.scratch.mkdir(parents=True, exist_ok=True)
         self._folder = Path(tempfile.mkdtemp(prefix="reference-", dir=self.scratch))
         reference = Reference(self._folder / "features", self.images)
         started = time.perf_counter()
         try:
-            shard = self._shard("clean", Level(0.0), self.blocks, reference)
+            collector = self._collector("clean", Level(0.0)) if self.represented else None
+            shard = self._pass("clean", Level(0.0), self.blocks, reference, collector)
         except BenchError as error:
             self._failed = str(error)  # every cell needs the clean pass, and it would end the same way
             self.close()
             raise
+        seconds = time.perf_counter() - started
         self._reference = reference
-        self._clean = self.result("clean", Level(0.0), shard, time.perf_counter() - started)
+        if self.model.entry.head:
+            self._clean = self.result("clean", Level(0.0), shard, seconds)
+        if collector is not None:
+            self._pass("clean", Level(0.0), self._blocks_beyond, reference, collector)
+            self._clean_collector = collector
 
-    def _shard(self, name: str, level: Level, blocks: range, reference: Reference) -> Shard:
+    def _collected_clean(self) -> Collector:
+        """Clean tokens of the sample."""
+        reference = self.reference
+        if self._clean_collector is None:
+            collector = self._collector("clean", Level(0.0))
+            self._pass("clean", Level(0.0), self.sample.blocks, reference, collector)
+            self._clean_collector = collector
+        return self._clean_collector
+
+    @property
+    def _blocks_beyond(self) -> range:
+        """Blocks of the sample that are not among those of the run."""
+        return range(self.blocks.stop, self.sample.blocks.stop)
+
+    def _collector(self, name: str, level: Level) -> Collector:
+        assert self._folder is not None
+        return Collector(self.sample, self._folder / f"{name}-{level}")
+
+    def _represent(self, name: str, level: Level, shard: Shard, collector: Collector | None) -> None:
+        """Make the representation of a cell from its pass, whose tokens are then let go."""
+        taps = self.model.taps
+        clean = self._collected_clean()
+        absent = self.not_applicable(name) or taps.reason
+        degraded = None if name == "clean" else collector
+        on_tokens = degradation(name).on_tokens
+        records = separability_records(taps.blocks, clean, degraded, self.reference.constant, absent)
+        records += attention_records(
+            taps.blocks,
+            collector or Collector(self.sample, Path()),
+            getattr(taps, "grid", None),
+            self.not_applicable(name) or taps.attention_reason or ("tokens were dropped" if on_tokens else None),
+        )
+        if name != "clean":
+            sums = [{k: v.of(self.sample.blocks) for k, v in each.items()} for each in (shard.tokens, shard.heads)]
+            records += self._profile(*sums)
+        self._representations[f"{name}-{level}"] = Representation(self.identity(name, level), records)
+        if degraded is not None:
+            degraded.tokens.clear()
+            shutil.rmtree(degraded.folder, ignore_errors=True)
+
+    def _pass(self, name: str, level: Level, blocks: range, reference: Reference, collector: Collector | None) -> Shard:
+        """Send ``blocks`` through the model: what the cell sums up, and in ``collector`` what its representation needs.
+        Blocks beyond those of the run are collected only.
+        """
         clean = name == "clean"
         shard = Shard()
-        for number, logits, features in self._forward(name, level, blocks, reference):
-            start = number * BLOCK
-            stop = start + len(logits)
-            bad = ~torch.isfinite(logits).all(1)
+        for batch in self._forward(name, level, blocks, reference, collector):
+            start = batch.number * BLOCK
+            stop = start + len(batch.logits)
+            bad = ~torch.isfinite(batch.logits).all(1)
             if bool(bad.any()):
                 first = start + int(bad.int().argmax())
                 raise EvaluationError(
                     f"cell {Cell(self.model.entry.name, name, level).id} is invalid: {int(bad.sum())} of "
-                    f"{len(logits)} images in a block have NaN or infinite logits, the first is "
+                    f"{len(batch.logits)} images in a block have NaN or infinite logits, the first is "
                     f"{self.suite.manifest.ids[first]}; check the weights and --mae-dtype ({self.settings.dtype})"
                 )
-            block = outcomes(logits, torch.from_numpy(self._targets[start:stop]).to(logits.device))
-            shard.prediction[number] = block.prediction
+            if collector is not None:
+                collector.add(start, batch.features, self._keys(start, stop))
+            if batch.number not in self.blocks or (clean and self._reference is not None):
+                continue
+            features = batch.features if reference.in_probe(start) else _pooled(batch.features)
             if clean:
-                reference.prediction[start:stop] = block.prediction
                 reference.add(start, features)
-            shard.cell.update(
-                number,
-                {
-                    **accuracy_sums(block, reference.prediction[start:stop]),
-                    **calibration_sums(block.confidence, block.hit),
-                },
-            )
+            if self.model.entry.head:
+                targets = torch.from_numpy(self._targets[start:stop]).to(batch.logits.device)
+                block = outcomes(batch.logits, targets)
+                shard.prediction[batch.number] = block.prediction
+                if clean:
+                    reference.prediction[start:stop] = block.prediction
+                shard.cell.update(
+                    batch.number,
+                    {
+                        **accuracy_sums(block, reference.prediction[start:stop]),
+                        **calibration_sums(block.confidence, block.hit),
+                    },
+                )
             if not clean:
-                self._indicator_sums(shard, number, start, stop, features, reference)
+                side = batch.clean or reference.side(start, stop, features)
+                self._indicator_sums(shard, batch.number, features, side)
         return shard
 
     def _forward(
-        self, name: str, level: Level, blocks: range, reference: Reference
-    ) -> Iterator[tuple[int, Tensor, Features]]:
-        """Number, logits and features of each block; several blocks share a forward pass where it is large."""
+        self, name: str, level: Level, blocks: range, reference: Reference, collector: Collector | None
+    ) -> Iterator[Batch]:
+        """Blocks after their forward pass; several share one where it is large."""
+        taps = self.model.taps
         at_once = max(1, self.batch_size // BLOCK)
         for group in (blocks[i : i + at_once] for i in range(0, len(blocks), at_once)):
-            first, last = group[0] * BLOCK, min((group[-1] + 1) * BLOCK, self.images)
-            patches = reference.in_probe(first)
+            first = group[0] * BLOCK
+            last = min(
+                (group[-1] + 1) * BLOCK, self.images if group[-1] in self.blocks else len(self.suite.manifest.ids)
+            )
+            patches = reference.in_probe(first) or (collector is not None and group[0] in self.sample.blocks)
             step = self.batch_size if at_once == 1 else last - first
-            parts: list[tuple[Tensor, Features]] = []
+            parts: list[tuple[Tensor, Features, CleanSide | None]] = []
             for begin in range(first, last, step):
-                with self.model.taps.capture(patches) as features:
-                    logits = self.logits(self.degraded(name, level, begin, min(begin + step, last)))
-                parts.append((logits, features))
+                end = min(begin + step, last)
+                hidden = self._hidden_tokens(name, level, begin, end)
+                maps = collector is not None and begin < ATTENTION_IMAGES and hidden is None
+                images = self.degraded(name, level, begin, end)
+                dropping = taps.dropping(hidden) if hidden is not None else nullcontext()
+                with taps.capture(patches, attention=maps) as features, dropping:
+                    logits = self.logits(images)
+                if collector is not None and features.attention:
+                    values = {
+                        block: attention_values(attention[: ATTENTION_IMAGES - begin], taps.prefix, taps.grid)
+                        for block, attention in features.attention.items()
+                    }
+                    collector.add_attention(values)
+                    features.attention = {}
+                side = None if hidden is None else self._side_of_kept(reference, images, hidden, patches)
+                parts.append((logits, features, side))
             logits = torch.cat([part[0] for part in parts])
             features = Features.concatenated([part[1] for part in parts])
+            side = _joined([part[2] for part in parts if part[2] is not None])
             for number in group:
                 window = slice(number * BLOCK - first, min((number + 1) * BLOCK, last) - first)
-                yield number, logits[window], _window(features, window, reference.in_probe(number * BLOCK))
+                clean = None if side is None else _side_window(side, window)
+                yield Batch(number, logits[window], _window(features, window), clean)
 
-    def degraded(self, name: str, level: Level, start: int, stop: int) -> Tensor:
-        """Images ``start`` to ``stop`` of the suite in [0, 1] on the device, degraded: (B, C, H, W) float32."""
-        pixels = torch.from_numpy(np.array(self._pixels[start:stop])).to(self.device).float() / 255
-        setting = Setting(
-            keys=torch.from_numpy(self.suite.manifest.keys[start:stop]).to(self.device),
+    def _hidden_tokens(self, name: str, level: Level, start: int, stop: int) -> Tensor | None:
+        """(B, P) which tokens the degradation takes away; None where it changes pixels."""
+        if not degradation(name).on_tokens or level.value == 0:
+            return None
+        return hidden_tokens(level.value, self._setting(start, stop), self.model.taps.grid)
+
+    def _side_of_kept(self, reference: Reference, images: Tensor, hidden: Tensor, patches: bool) -> CleanSide:
+        """The clean side of images that lose tokens: a mean over the kept ones depends on which they are, so the clean
+        forward pass is made again beside the degraded one.
+        """
+        with self.model.taps.capture(patches=True) as features:
+            self.logits(images)
+        with torch.inference_mode():
+            kept = self.model.taps.of_kept(features, hidden)
+        return reference.side_of_kept(kept if patches else _pooled(kept), hidden)
+
+    def _keys(self, start: int, stop: int) -> Tensor:
+        return torch.from_numpy(self.suite.manifest.keys[start:stop]).to(self.device)
+
+    def _setting(self, start: int, stop: int) -> Setting:
+        return Setting(
+            keys=self._keys(start, stop),
             seed=self.settings.seed,
             reference_size=self.suite.entry.reference_size,
             mean=self.suite.mean,
         )
-        return degradation(name).apply(pixels, level, setting)
+
+    def degraded(self, name: str, level: Level, start: int, stop: int) -> Tensor:
+        """Images ``start`` to ``stop`` of the suite in [0, 1] on the device, degraded: (B, C, H, W) float32."""
+        pixels = torch.from_numpy(np.array(self._pixels(stop)[start:stop])).to(self.device).float() / 255
+        return degradation(name).apply(pixels, level, self._setting(start, stop))
 
     def logits(self, images: Tensor) -> Tensor:
         """Logits (B, outputs) in float32 of images in [0, 1].
@@ -327,19 +514,17 @@ class Evaluation:
             )
         return logits.float()
 
-    def _indicator_sums(
-        self, shard: Shard, number: int, start: int, stop: int, features: Features, reference: Reference
-    ) -> None:
-        for key, degraded in features.tokens.items():
-            if key not in reference.constant:
-                clean = reference.tokens(key, start, stop).to(self.device)
-                center = reference.centers[key].to(self.device)
-                block = alignment.alignment_sums(clean, degraded, center)
-                shard.tokens.setdefault(key, BlockSums()).update(number, {"images": stop - start, **block})
-        for key, outputs in features.heads.items():
-            mask = retention.active(outputs, reference.thresholds[key].to(self.device))
-            block_counts = retention.retention_sums(reference.active(key, start, stop).to(self.device), mask)
-            shard.heads.setdefault(key, BlockSums()).update(number, block_counts)
+    def _indicator_sums(self, shard: Shard, number: int, features: Features, clean: CleanSide) -> None:
+        for key, tokens in clean.tokens.items():
+            block = alignment.alignment_sums(tokens, features.tokens[key], clean.centers[key])
+            shard.tokens.setdefault(key, BlockSums()).update(number, {"images": len(tokens), **block})
+        last = (self.model.taps.blocks, ROW_KIND)
+        if last in clean.tokens:
+            scores = alignment.alignment_scores(clean.tokens[last], features.tokens[last], clean.centers[last])
+            shard.scores[number] = {name: scores[name].cpu().numpy() for name in FORETELLING}
+        for key, active in clean.active.items():
+            mask = retention.active(features.heads[key], self.reference.thresholds[key].to(active.device))
+            shard.heads.setdefault(key, BlockSums()).update(number, retention.retention_sums(active, mask))
 
     def result(self, name: str, level: Level, shard: Shard, seconds: float) -> CellResult:
         """The cell that ``shard`` amounts to.
@@ -359,7 +544,7 @@ class Evaluation:
         low, high = wilson(hits, n)
         low5, high5 = wilson(top5, n)
         ranked = self.model.outputs > TOP_K
-        indicators = self._indicators(shard) if not clean else []
+        indicators = self._profile(shard.tokens, shard.heads) + self._foretold(shard, prediction) if not clean else []
         summary = self._summary(indicators)
         kind = degradation(name)
         row = ResultRow(
@@ -393,13 +578,47 @@ class Evaluation:
         )
         return CellResult(row, self._class_of_output[prediction], indicators, self._block_sums(shard))
 
-    def _indicators(self, shard: Shard) -> list[dict[str, Any]]:
+    def _without_result(self, name: str, level: Level, reason: str) -> CellResult:
+        """The cell that the model cannot have."""
+        row: dict[str, Any] = {f.name: None for f in fields(ResultRow) if "None" in str(f.type)}
+        row |= {
+            **self.identity(name, level),
+            "family": degradation(name).family,
+            "condition": Cell(self.model.entry.name, name, level).condition,
+            "status": "not_applicable",
+            "n": 0,
+            "n_expected": len(self.suite.manifest.ids),
+            "seconds": 0.0,
+            "batch_size": self.batch_size,
+            "threads": self.settings.threads,
+            "classes": len(self.suite.manifest.classes),
+            "parameters": self.model.parameters,
+            "run_id": self.run_id,
+        }
+        return CellResult(ResultRow(**row), np.zeros(0, dtype=np.int64), [], {}, reason)
+
+    def _profile(self, tokens: Mapping[Key, BlockSums], heads: Mapping[Key, BlockSums]) -> list[dict[str, Any]]:
         taps = self.model.taps
         layers = [(layer, token) for layer in range(taps.blocks + 2) for token in KINDS]
         reasons = dict.fromkeys(self.reference.constant, "constant")
         if taps.reason is not None:
             reasons = dict.fromkeys(layers, taps.reason)
-        return profile(taps.blocks, shard.tokens, shard.heads, reasons, taps.head_reason)
+        return profile(taps.blocks, tokens, heads, reasons, taps.head_reason)
+
+    def _foretold(self, shard: Shard, prediction: np.ndarray) -> list[dict[str, Any]]:
+        """Whether a low alignment at the last block tells which predictions differ from the clean ones."""
+        if not shard.scores:
+            return []
+        flipped = prediction != self.reference.prediction
+        records = []
+        for name in FORETELLING:
+            values = np.concatenate([shard.scores[block][name] for block in sorted(shard.scores)])
+            area = auc(-values, flipped)
+            record = Record(f"{name}_flip_auc", self.model.taps.blocks, None, ROW_KIND, reason="too_few_flips")
+            if area is not None:
+                record = Record(f"{name}_flip_auc", self.model.taps.blocks, None, ROW_KIND, *area)
+            records.append(asdict(record))
+        return records
 
     def _summary(self, indicators: list[dict[str, Any]]) -> dict[str, Any]:
         """The row's layer indicators: those of the last block, all heads together."""
@@ -411,7 +630,7 @@ class Evaluation:
         summary = {
             f"{name}_{kind}": last.get((name, kind)) for name in alignment.INDICATORS for kind in ("cls", "mean_patch")
         }
-        return summary | {name: last.get((name, RETENTION_KIND)) for name in retention.INDICATORS}
+        return summary | {name: last.get((name, ROW_KIND)) for name in retention.INDICATORS}
 
     def _block_sums(self, shard: Shard) -> dict[str, list[float]]:
         """Per block: images, hits, and the sums of the last block's indicators behind the row."""
@@ -420,16 +639,44 @@ class Evaluation:
         for kind in ("cls", "mean_patch"):
             if (block := shard.tokens.get((last, kind))) is not None:
                 result |= {f"{name}_{kind}": block.per_block(name).tolist() for name in alignment.INDICATORS}
-        if (heads := shard.heads.get((last, RETENTION_KIND))) is not None:
+        if (heads := shard.heads.get((last, ROW_KIND))) is not None:
             for name in ("overlap", "clean", "degraded"):
                 result[f"active_{name}"] = heads.per_block(name).sum(axis=(1, 2)).tolist()
         return result
 
 
-def _window(features: Features, window: slice, probe: bool) -> Features:
-    """The images of one block out of a forward pass; ``patch`` only where the block belongs to the probe."""
+def _window(features: Features, window: slice) -> Features:
+    """The images of one block out of a forward pass."""
+    return Features(
+        {key: value[window] for key, value in features.tokens.items()},
+        {key: value[window] for key, value in features.heads.items()},
+    )
 
-    def cut(values: dict[Key, Tensor]) -> dict[Key, Tensor]:
-        return {key: value[window] for key, value in values.items() if probe or key[1] != "patch"}
 
-    return Features(cut(features.tokens), cut(features.heads))
+def _pooled(features: Features) -> Features:
+    """Without the ``patch`` kind."""
+    return Features(
+        {key: value for key, value in features.tokens.items() if key[1] != "patch"},
+        {key: value for key, value in features.heads.items() if key[1] != "patch"},
+    )
+
+
+def _joined(sides: Sequence[CleanSide]) -> CleanSide | None:
+    """The sides of one forward pass after the other as one; centers are per image only where tokens are patches."""
+    if not sides:
+        return None
+
+    def joined(name: str) -> dict[Key, Tensor]:
+        per_image = {key: [getattr(side, name)[key] for side in sides] for key in getattr(sides[0], name)}
+        return {key: parts[0] if parts[0].ndim == 1 else torch.cat(parts) for key, parts in per_image.items()}
+
+    return CleanSide(joined("tokens"), joined("active"), joined("centers"))
+
+
+def _side_window(side: CleanSide, window: slice) -> CleanSide:
+    """The images of one block; a center of one dimension is that of all images."""
+    return CleanSide(
+        {key: value[window] for key, value in side.tokens.items()},
+        {key: value[window] for key, value in side.active.items()},
+        {key: value if value.ndim == 1 else value[window] for key, value in side.centers.items()},
+    )

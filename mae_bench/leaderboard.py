@@ -71,6 +71,8 @@ class Leaderboard:
         Raises:
             ValueError: there is no row, or rows of several suites.
         """
+        rows = list(rows)
+        impossible = {(row.model, row.family) for row in rows if row.status == "not_applicable"}
         rows = sorted((row for row in rows if row.status != "not_applicable"), key=cell_of)
         suites = {row.suite for row in rows}
         if len(suites) != 1:
@@ -84,7 +86,13 @@ class Leaderboard:
         default = {family: default_conditions(family, SUITES[suite].reference_size) for family in families}
         shared = {family: _shared(family, by_model, default[family], images) for family in families}
         standings = [
-            _standing(model, mine, shared, default, images)
+            _standing(
+                model,
+                mine,
+                {family: conditions for family, conditions in shared.items() if (model, family) not in impossible},
+                default,
+                images,
+            )
             for model, mine in by_model.items()
             if _clean(mine) is not None
         ]

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from mae_bench.evaluate import CellResult, Evaluation
     from mae_bench.executors.local import LocalExecutor
     from mae_bench.regression import Rule
+    from mae_bench.representation import Representation
     from mae_bench.store import RunDirectory
 
 # --------------------------------------------------------------------------- options
@@ -234,13 +235,17 @@ class Discovery:
 
 @dataclass
 class Harness:
-    """What one pytest session knows of its run."""
+    """What one pytest session knows of its run: ``collected`` are the ids of its cells, ``represented`` maps models to
+    the conditions whose representation it asks for.
+    """
 
     config: pytest.Config
     suite: SuiteEntry
     options: dict[str, Any]
     run_path: Path
     registry: Registry = field(default_factory=Registry)
+    collected: set[str] = field(default_factory=set)
+    represented: dict[str, set[str]] = field(default_factory=dict)
     began: bool = False
 
     @classmethod
@@ -326,13 +331,13 @@ class Harness:
                 ) from error
         return found
 
-    def models(self, path: Path) -> list[ModelEntry]:
-        """Models whose cells tests in the file ``path`` run.
+    def models(self, path: Path, encoders: bool = False) -> list[ModelEntry]:
+        """Models that tests in the file ``path`` evaluate, those without a head only with ``encoders``.
 
         Raises:
             BenchError: there is none, or a name is unknown.
         """
-        registered = self.registry.classifiers(self.suite.name, path, self.options["full"])
+        registered = self.registry.models(self.suite.name, path, self.options["full"], encoders)
         found = [*registered, *(e for e in self.timm_models.values() if e not in registered)]
         if not found:
             others = sorted({s for entry, _ in self.registry.entries.values() for s in entry.suites or ()})
@@ -368,7 +373,7 @@ class Harness:
             suite_view=self.options["view"] == "suite",
         )
         run = RunDirectory(self.run_path)  # made when the first cell runs
-        return LocalExecutor(self.suite, self.options["data"], settings, run, self.options["resume"])
+        return LocalExecutor(self.suite, self.options["data"], settings, run, self.options["resume"], self.represented)
 
     def check_before_run(self) -> None:
         """Whatever would spoil the run and can be seen before its first cell.
@@ -422,6 +427,9 @@ class Harness:
             self.executor.release()
 
 
+PARAMETERS = ("mae_bench_cell", "mae_bench_represented", "mae_bench_model")
+"""Hidden fixtures that are parametrized."""
+REPRESENTED_FAMILIES = ("clean", "blur", "occlusion", "token_drop")
 HARNESS = pytest.StashKey[Harness]()
 
 
@@ -434,7 +442,9 @@ class BoundCell:
         self._harness = request.config.stash[HARNESS]
 
     def run(self) -> CellResult:
-        """Evaluate the cell, or take it from the resumed run; its row is on disk when this returns."""
+        """Evaluate the cell, or take it from the resumed run; its row is on disk when this returns. A cell that the
+        model cannot have skips the test, with the reason.
+        """
         self._images()
         try:
             self._harness.load(self.cell.model, self._request)
@@ -444,6 +454,8 @@ class BoundCell:
         except BenchError as error:
             _fail(error)
         self._say("mae_cell", {"cell": self.cell.id, "top1": result.row.top1, "note": note})
+        if result.row.status == "not_applicable":
+            pytest.skip(f"not applicable: {result.reason}")
         return result
 
     def check(self) -> None:
@@ -484,6 +496,46 @@ class BoundCell:
     def _say(self, key: str, value: dict[str, Any]) -> None:
         # plain text, so that it survives the way from a worker to the controller
         self._request.node.user_properties.append((key, json.dumps(value)))
+
+
+class BoundRepresentation(BoundCell):
+    """The ``representation`` of a test: one model x degradation x level, of whose layers, heads and tokens it is."""
+
+    def run(self) -> Representation:  # type: ignore[override]
+        """Its records, on disk when this returns; an item that the model cannot have skips the test."""
+        self._images()
+        harness = self._harness
+        try:
+            harness.load(self.cell.model, self._request)
+            executor = harness.executor
+            representation = executor.represent(self.cell, self.cell.id in harness.collected)
+            reason = executor.evaluation.not_applicable(self.cell.degradation)
+        except ImageError as error:
+            self._end(error)
+        except BenchError as error:
+            _fail(error)
+        self._say("mae_representation", {"cell": self.cell.id})
+        if reason is not None:
+            pytest.skip(f"not applicable: {reason}")
+        return representation
+
+    def check(self) -> None:
+        """Measure it; there is nothing to judge but that it can be measured."""
+        self.run()
+
+
+@pytest.fixture
+def mae_bench_represented(request: pytest.FixtureRequest) -> str:
+    """Id of a cell. Parametrized in place of ``representation``."""
+    return str(request.param)
+
+
+@pytest.fixture
+def representation(mae_bench_represented: str, request: pytest.FixtureRequest) -> BoundRepresentation:
+    """The representation of one cell; a test that asks for it is run at clean and at the middle and the top level of
+    blur, occlusion and token_drop (all levels with ``--mae-full``), for encoders too.
+    """
+    return BoundRepresentation(Cell.parse(mae_bench_represented), request)
 
 
 @pytest.fixture
@@ -538,7 +590,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    wanted = [name for name in ("mae_bench_cell", "mae_bench_model") if name in metafunc.fixturenames]
+    wanted = [name for name in PARAMETERS if name in metafunc.fixturenames]
     if not wanted:
         return
     harness = metafunc.config.stash[HARNESS]
@@ -551,8 +603,23 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             harness.suite.check(harness.options["data"])
             ids = [cell.id for entry in models for cell in _cells(entry.name, metafunc.definition, harness)]
             metafunc.parametrize("mae_bench_cell", ids, indirect=True, ids=ids)
+        if "mae_bench_represented" in wanted:
+            harness.suite.check(harness.options["data"])
+            entries = harness.models(metafunc.definition.path, encoders=True)
+            ids = [cell.id for entry in entries for cell in _represented(entry.name, harness)]
+            metafunc.parametrize("mae_bench_represented", ids, indirect=True, ids=ids)
     except BenchError as error:
         raise pytest.Collector.CollectError(str(error)) from error
+
+
+def _represented(model: str, harness: Harness) -> Iterable[Cell]:
+    """Cells whose representation is collected: clean, and of each degradation all levels but the lowest."""
+    full = harness.options["full"]
+    for kind in DEGRADATIONS.values():
+        if kind.family in REPRESENTED_FAMILIES:
+            ladder = levels(kind.name, harness.suite.reference_size, full)
+            for level in ladder if full or kind.family == "clean" else ladder[1:]:
+                yield Cell(model, kind.name, level)
 
 
 def _cells(model: str, definition: pytest.Item, harness: Harness) -> Iterable[Cell]:
@@ -590,9 +657,17 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     config = session.config
+    harness = config.stash[HARNESS]
+    for item in session.items:
+        params: dict[str, Any] = item.callspec.params if hasattr(item, "callspec") else {}
+        if "mae_bench_cell" in params:
+            harness.collected.add(params["mae_bench_cell"])
+        if "mae_bench_represented" in params:
+            cell = Cell.parse(params["mae_bench_represented"])
+            harness.represented.setdefault(cell.model, set()).add(cell.condition)
     is_worker = hasattr(config, "workerinput")
     if not config.option.collectonly and not is_worker and any(_model_of(item) for item in session.items):
-        config.stash[HARNESS].check_before_run()
+        harness.check_before_run()
 
 
 @pytest.hookimpl(wrapper=True)
@@ -630,7 +705,7 @@ def _said(report: pytest.TestReport, key: str) -> dict[str, Any]:
 def _model_of(item: pytest.Item) -> str | None:
     """Name of the model that ``item`` evaluates."""
     params: dict[str, Any] = item.callspec.params if hasattr(item, "callspec") else {}
-    cell_id = params.get("mae_bench_cell")
+    cell_id = params.get("mae_bench_cell", params.get("mae_bench_represented"))
     return params.get("mae_bench_model") if cell_id is None else Cell.parse(cell_id).model
 
 
@@ -687,6 +762,7 @@ class Gate:
         images = images_of(run)
         assert images is not None
         stored = run.cells()
+        run.merge_representations()
         results = of_one_setting(stored, self.notes)
         if not results:
             return []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,17 @@ from mae_bench.indicators.alignment import is_constant
 from mae_bench.models.taps import Features
 
 Key = tuple[int, str]
+
+
+@dataclass(frozen=True)
+class CleanSide:
+    """What the images of a block are compared with: their clean ``tokens``, what was ``active`` in their heads, and the
+    ``centers`` to subtract from tokens, which broadcast to them.
+    """
+
+    tokens: dict[Key, Tensor]
+    active: dict[Key, Tensor]
+    centers: dict[Key, Tensor]
 
 
 class Reference:
@@ -57,6 +69,32 @@ class Reference:
                 self._calibrate()
         else:
             self._keep_active(start, features.heads)
+
+    def side(self, start: int, stop: int, features: Features) -> CleanSide:
+        """The clean side of images ``start`` to ``stop`` for the keys of their degraded ``features``, on their device."""
+        device = next(iter([*features.tokens.values(), *features.heads.values()]), torch.empty(0)).device
+        known = [key for key in features.tokens if key not in self.constant]
+        return CleanSide(
+            {key: self.tokens(key, start, stop).to(device) for key in known},
+            {key: self.active(key, start, stop).to(device) for key in features.heads},
+            {key: self.centers[key].to(device) for key in known},
+        )
+
+    def side_of_kept(self, features: Features, hidden: Tensor) -> CleanSide:
+        """The clean side of images whose tokens were dropped where ``hidden`` (B, P): ``features`` are their clean ones,
+        already restricted to the kept tokens.
+        """
+        known = [key for key in features.tokens if key not in self.constant]
+        centers = {key: self.centers[key].to(hidden.device) for key in known if key in self.centers}
+        for key in known:
+            if key[1] == "patch":  # centred per position
+                center = centers[key].expand(len(hidden), *centers[key].shape)
+                centers[key] = center[~hidden].reshape(len(hidden), -1, center.shape[-1])
+        active = {
+            key: retention.active(values, self.thresholds[key].to(hidden.device))
+            for key, values in features.heads.items()
+        }
+        return CleanSide({key: features.tokens[key] for key in known}, active, centers)
 
     def tokens(self, key: Key, start: int, stop: int) -> Tensor:
         return torch.from_numpy(np.array(self._tokens[key][start:stop]))

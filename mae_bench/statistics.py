@@ -130,3 +130,43 @@ def block_interval(
     variance = float((share**2 * (values - mean) ** 2).sum()) * len(values) / (len(values) - 1)
     half = float(t.ppf(0.5 + confidence / 2, len(values) - 1)) * variance**0.5
     return mean - half, mean + half
+
+
+def auc(scores: np.ndarray, positive: np.ndarray) -> tuple[float, float, float] | None:
+    """Area under the ROC curve: the probability that one of the ``positive`` (n,) has a higher score than one of the
+    others, ties counting half, with its 95 % interval (DeLong et al. 1988). None where one of the groups has fewer than
+    two members.
+
+    >>> auc(np.array([0.1, 0.2, 0.8, 0.9]), np.array([False, False, True, True]))
+    (1.0, 1.0, 1.0)
+    """
+    from scipy.stats import norm, rankdata
+
+    positive = np.asarray(positive, dtype=bool)
+    above, below = np.asarray(scores)[positive], np.asarray(scores)[~positive]
+    if min(len(above), len(below)) < 2:
+        return None
+    ranks = rankdata(np.concatenate([above, below]))
+    # the share of the other group that each member outranks
+    outranks = (ranks[: len(above)] - rankdata(above)) / len(below)
+    outranked = 1 - (ranks[len(above) :] - rankdata(below)) / len(above)
+    area = float(outranks.mean())
+    error = (outranks.var(ddof=1) / len(above) + outranked.var(ddof=1) / len(below)) ** 0.5
+    half = float(norm.ppf(0.975)) * float(error)
+    return area, max(0.0, area - half), min(1.0, area + half)
+
+
+def mean_interval(values: Sequence[float] | np.ndarray, confidence: float = 0.95) -> tuple[float | None, float | None]:
+    """Student's t interval of the mean of independent ``values``; (None, None) for fewer than two.
+
+    >>> mean_interval([1.0, 1.0, 1.0])
+    (1.0, 1.0)
+    """
+    from scipy.stats import t
+
+    data = np.asarray(values, dtype=np.float64)
+    if len(data) < 2:
+        return None, None
+    half = float(t.ppf(0.5 + confidence / 2, len(data) - 1)) * float(data.std(ddof=1)) / len(data) ** 0.5
+    mean = float(data.mean())
+    return mean - half, mean + half

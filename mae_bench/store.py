@@ -17,8 +17,13 @@ import numpy as np
 from mae_bench.cells import Cell, Level
 from mae_bench.errors import BenchError
 from mae_bench.evaluate import CellResult
+from mae_bench.models.pool import LoadedModel
+from mae_bench.representation import Representation
 from mae_bench.rows import SCHEMA_VERSION, ResultRow
 
+LONG = ["cell", "indicator", "layer", "head", "token", "value", "low", "high", "reason"]
+"""Columns of indicators in long form."""
+LONG_TYPES = {"head": "Int64", "layer": "Int64", "value": "float64", "low": "float64", "high": "float64"}
 ABSENT = np.iinfo(np.int16).min
 """Stands in :attr:`Outcomes.prediction` for an image that the cell did not evaluate."""
 
@@ -129,6 +134,13 @@ class RunDirectory:
     def write_manifest(self, manifest: Mapping[str, Any]) -> None:
         write_atomically(self.path / "manifest.json", _json(manifest))
 
+    def write_model(self, model: LoadedModel) -> None:
+        """Record what a model is, for readers of the run."""
+        entry = model.entry
+        record = {"name": entry.name, "arm": entry.arm, "training_seed": entry.training_seed, "head": entry.head}
+        record |= {"weights_hash": model.weights_hash, "parameters": model.parameters}
+        write_atomically(self.path / "models" / f"{entry.name}.json", _json(record))
+
     def cell_path(self, cell: Cell) -> Path:
         return self.path / "cells" / cell.model / f"{cell.condition}.json"
 
@@ -142,6 +154,7 @@ class RunDirectory:
             "prediction": result.prediction.tolist(),
             "block_sums": result.block_sums,
             "indicators": result.indicators,
+            "reason": result.reason,
         }
         try:
             content = _json(record)
@@ -173,12 +186,60 @@ class RunDirectory:
             if len(prediction) != row.n or not all(type(output) is int for output in prediction):
                 raise ValueError(f"{row.n} images need as many predictions, each an integer")
             return CellResult(
-                row, np.array(prediction, dtype=np.int64), list(record["indicators"]), dict(record["block_sums"])
+                row,
+                np.array(prediction, dtype=np.int64),
+                list(record["indicators"]),
+                dict(record["block_sums"]),
+                record.get("reason"),
             )
         except (OSError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             raise StoreError(
                 f"{path}: not a cell that can be read ({error}); remove it and run the cell again"
             ) from error
+
+    def representation_path(self, cell: Cell) -> Path:
+        return self.path / "representations" / cell.model / f"{cell.condition}.json"
+
+    def write_representation(self, cell: Cell, representation: Representation) -> None:
+        """Raises:
+        StoreError: a number is not finite, or the file cannot be written.
+        """
+        try:
+            content = representation.to_json()
+        except ValueError as error:
+            raise StoreError(f"the representation of {cell.id} is not finite; check the weights") from error
+        write_atomically(self.representation_path(cell), content)
+
+    def read_representation(self, cell: Cell) -> Representation | None:
+        """The finished representation of ``cell``, or None.
+
+        Raises:
+            StoreError: its file is not what this version writes.
+        """
+        path = self.representation_path(cell)
+        return self._read_representation(path) if path.exists() else None
+
+    def representations(self) -> dict[str, Representation]:
+        """All finished representations by cell id, sorted."""
+        paths = sorted((self.path / "representations").glob("*/*.json"))
+        found = {Cell.parse(f"{path.parent.name}-{path.stem}"): self._read_representation(path) for path in paths}
+        return {cell.id: found[cell] for cell in sorted(found)}
+
+    def _read_representation(self, path: Path) -> Representation:
+        try:
+            return Representation.from_json(path.read_bytes())
+        except (OSError, ValueError) as error:
+            raise StoreError(f"{path}: {error}; remove it and run the item again") from error
+
+    def merge_representations(self) -> None:
+        """Write ``representations.parquet`` from all finished representations; none where there are none."""
+        import pandas as pd
+
+        found = self.representations()
+        if found:
+            long = [{"cell": cell, **record} for cell, one in found.items() for record in one.records]
+            frame = pd.DataFrame(long, columns=LONG).astype(LONG_TYPES)
+            frame.to_parquet(self.path / "representations.parquet", index=False)
 
     def merge(
         self,
@@ -195,10 +256,7 @@ class RunDirectory:
         results = self.cells() if results is None else list(results)
         pd.DataFrame([result.row.to_dict() for result in results]).to_parquet(self.path / "cells.parquet", index=False)
         long = [{"cell": cell_of(result.row).id, **record} for result in results for record in result.indicators]
-        columns = ["cell", "indicator", "layer", "head", "token", "value", "low", "high", "reason"]
-        frame = pd.DataFrame(long, columns=columns).astype(
-            {"head": "Int64", "layer": "Int64", "value": "float64", "low": "float64", "high": "float64"}
-        )
+        frame = pd.DataFrame(long, columns=LONG).astype(LONG_TYPES)
         frame.to_parquet(self.path / "indicators.parquet", index=False)
         suite = results[0].row.suite if results else ""
         Outcomes.of(suite, results, ids, labels, classes).save(self.path / "outcomes.npz")

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 DOMAINS: dict[str, tuple[float, float]] = {
     "px": (0.0, math.inf),
     "fraction of area": (0.0, 1.0),
+    "fraction of tokens": (0.0, 1.0),
     "none": (0.0, 0.0),
 }
 """Unit of a level to the closed range that it may lie in."""
@@ -47,6 +48,11 @@ class Degradation:
     unit: str
     version: int = 1
 
+    @property
+    def on_tokens(self) -> bool:
+        """Whether tokens are taken from the model's sequence, instead of pixels being changed."""
+        return self.unit == "fraction of tokens"
+
     def check(self, level: Level) -> None:
         """Raises:
         ValueError: ``level`` is outside the domain of this degradation.
@@ -57,13 +63,14 @@ class Degradation:
             raise ValueError(f"{self.name}: level {level} is outside its domain, {low:g} to {upper} ({self.unit})")
 
     def apply(self, images: Tensor, level: Level, setting: Setting) -> Tensor:
-        """``images`` (B, C, H, W) in [0, 1] degraded at ``level``; shape, dtype and range are kept.
+        """``images`` (B, C, H, W) in [0, 1] degraded at ``level``; shape, dtype and range are kept. What acts on the
+        model's tokens leaves them as they are.
 
         Raises:
             ValueError: the level is outside the domain.
         """
         self.check(level)
-        if level.value == 0:
+        if level.value == 0 or self.on_tokens:
             return images
         module: Any = import_module(f"mae_bench.degradations.{self.family}")
         degraded: Tensor = module.degrade(self.name, images, level.value, setting)
@@ -80,6 +87,7 @@ DEGRADATIONS: dict[str, Degradation] = {
         *(Degradation(name, "blur", "px") for name in ("gaussian_blur", "box_blur", "motion_blur", "defocus_blur")),
         *(Degradation(pattern, "occlusion", "fraction of area") for pattern in PATTERNS),
         *(Degradation(f"random_patch_{fill}", "occlusion", "fraction of area") for fill in FILLS[1:]),
+        Degradation("token_drop", "token_drop", "fraction of tokens"),
     )
 }
 """Every degradation that is collected: each pattern in black, ``random_patch`` in every fill."""

@@ -99,6 +99,15 @@ def random_patches(words: Tensor, level: float, size: tuple[int, int], offset: b
     return mask[:, rows][:, :, columns]
 
 
+def hidden_tokens(level: float, setting: Setting, grid: tuple[int, int]) -> Tensor:
+    """(B, P) True for the tokens of a ``grid`` (rows, columns) that ``token_drop`` removes: round(level * P), at most
+    all but one. They are those that ``random_patch`` would paint over, where its grid is the same.
+    """
+    words = random_words(setting.keys, grid[0] * grid[1], setting.seed, "random_patch")
+    rank = words.argsort(dim=1, stable=True).argsort(dim=1, stable=True)
+    return rank < min(round(level * words.shape[1]), words.shape[1] - 1)
+
+
 def center_block(level: float, size: tuple[int, int], device: torch.device) -> Tensor:
     """One centred block with the image's proportions."""
     (top, bottom), (left, right) = (((side - block) // 2, (side + block) // 2) for side, block in _block(level, size))

@@ -7,7 +7,7 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import cached_property
@@ -23,6 +23,7 @@ from mae_bench.errors import BenchError
 from mae_bench.evaluate import CellResult, Evaluation, Settings
 from mae_bench.models.pool import LoadedModel, Pool
 from mae_bench.models.registry import ModelEntry
+from mae_bench.representation import Representation
 from mae_bench.rows import identity_difference
 from mae_bench.store import RunDirectory, write_atomically
 from mae_bench.suites import Suite, SuiteEntry
@@ -50,10 +51,18 @@ def resolved_device(name: str) -> str:
 
 
 class LocalExecutor:
-    """Runs cells of one suite into one run directory."""
+    """Runs cells of one suite into one run directory. ``represented`` maps models to the conditions whose
+    representation will be asked for.
+    """
 
     def __init__(
-        self, entry: SuiteEntry, data: Path | None, settings: Settings, run: RunDirectory, resume: bool
+        self,
+        entry: SuiteEntry,
+        data: Path | None,
+        settings: Settings,
+        run: RunDirectory,
+        resume: bool,
+        represented: Mapping[str, Collection[str]] | None = None,
     ) -> None:
         self.entry = entry
         self.data = data
@@ -62,7 +71,9 @@ class LocalExecutor:
         self.resume = resume
         self.pool = Pool(settings.device)
         self._evaluation: Evaluation | None = None
+        self.represented = represented or {}
         self._clean_written = False
+        self._finished: set[str] = set()
         torch.set_num_threads(settings.threads)
         # float32 shall mean float32, in degradations as in models
         torch.backends.cudnn.allow_tf32 = False
@@ -93,7 +104,11 @@ class LocalExecutor:
         """
         if self._evaluation is not None and self._evaluation.model.entry.name != entry.name:
             self.release()
-        return self.pool.load(entry, build)
+        new = self.pool.held != entry.name
+        loaded = self.pool.load(entry, build)
+        if new:
+            self.run_directory.write_model(loaded)
+        return loaded
 
     @property
     def evaluation(self) -> Evaluation:
@@ -105,7 +120,9 @@ class LocalExecutor:
         if self._evaluation is None:
             run = self.run_directory
             self._clean_written = False
-            self._evaluation = Evaluation(self.suite, self.pool.model, self.settings, run.scratch, run.run_id)
+            model = self.pool.model
+            represented = self.represented.get(model.entry.name, ())
+            self._evaluation = Evaluation(self.suite, model, self.settings, run.scratch, run.run_id, represented)
         return self._evaluation
 
     def run(self, cell: Cell) -> tuple[CellResult, str]:
@@ -114,7 +131,7 @@ class LocalExecutor:
         The clean cell of the model is written along with the first other one.
         """
         evaluation = self.evaluation
-        stored = self.run_directory.read_cell(cell) if self.resume else None
+        stored = self.run_directory.read_cell(cell) if self.resume or cell.id in self._finished else None
         note = ""
         if stored is not None:
             identity = evaluation.identity(cell.degradation, cell.level)
@@ -129,7 +146,22 @@ class LocalExecutor:
         result = evaluation.run(cell.degradation, cell.level)
         if result is not evaluation.clean:
             self.run_directory.write_cell(result)
+        self._finished.add(cell.id)
         return result, note
+
+    def represent(self, cell: Cell, with_cell: bool = False) -> Representation:
+        """The representation of ``cell`` of the model held, on disk; ``with_cell`` says that the cell itself is of this
+        run too, so that it is run now, and one forward pass feeds both.
+        """
+        evaluation = self.evaluation
+        stored = self.run_directory.read_representation(cell) if self.resume else None
+        if stored is not None and stored.identity == evaluation.identity(cell.degradation, cell.level):
+            return stored
+        if with_cell:
+            self.run(cell)
+        representation = evaluation.represent(cell.degradation, cell.level)
+        self.run_directory.write_representation(cell, representation)
+        return representation
 
     @property
     def held(self) -> str | None:

@@ -4,5 +4,5 @@ Each module has an ``*_sums`` function for one block and a ``*_values`` function
 sums live in :class:`mae_bench.indicators.block_sums.BlockSums`, which merges.
 """
 
-INDICATOR_VERSION = 1
+INDICATOR_VERSION = 2
 """Changes whenever a definition or a constant does, so that results of different definitions never mix."""

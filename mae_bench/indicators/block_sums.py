@@ -36,6 +36,12 @@ class BlockSums:
         for block, sums in other._blocks.items():
             self.update(block, sums)
 
+    def of(self, blocks: range) -> BlockSums:
+        """The sums of those ``blocks`` that were counted, alone."""
+        part = BlockSums()
+        part._blocks = {block: sums for block, sums in self._blocks.items() if block in blocks}
+        return part
+
     @property
     def blocks(self) -> list[int]:
         return sorted(self._blocks)

@@ -54,14 +54,16 @@ class Registry:
             raise ModelError(f"two models are called {entry.name!r} (in {places}): rename one of the fixtures")
         self.entries[entry.name] = (entry, base)
 
-    def classifiers(self, suite: str, path: Path, full: bool) -> list[ModelEntry]:
-        """Models with a head that tests in the file ``path`` evaluate on ``suite``, in order of registration;
-        unless ``full``, only the first training seed of each arm.
+    def models(self, suite: str, path: Path, full: bool, encoders: bool = False) -> list[ModelEntry]:
+        """Models that tests in the file ``path`` evaluate on ``suite``, in order of registration, those without a head
+        only with ``encoders``; unless ``full``, only the first training seed of each arm.
         """
         visible = [
             entry
             for entry, base in self.entries.values()
-            if (base is None or path.is_relative_to(base)) and entry.head and suite in (entry.suites or (suite,))
+            if (base is None or path.is_relative_to(base))
+            and (entry.head or encoders)
+            and suite in (entry.suites or (suite,))
         ]
         return visible if full else first_seeds(visible)
 

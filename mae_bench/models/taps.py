@@ -12,9 +12,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
-from timm.models.vision_transformer import VisionTransformer
+from timm.models.vision_transformer import Attention, VisionTransformer
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
+
+from mae_bench.models import ModelError
 
 KINDS = ("cls", "mean_patch", "patch")
 
@@ -24,36 +26,52 @@ class Features:
     """What one forward pass left behind.
 
     ``tokens[layer, kind]`` is (B, D), for ``patch`` (B, P, D); ``heads[block, kind]`` is the output of the
-    heads before the output projection, (B, heads, d), for ``patch`` (B, P, heads, d).
+    heads before the output projection, (B, heads, d), for ``patch`` (B, P, heads, d). ``attention[block]`` is what each
+    token gives to each, (B, heads, T, T), where it was asked for.
     """
 
     tokens: dict[tuple[int, str], Tensor] = field(default_factory=dict)
     heads: dict[tuple[int, str], Tensor] = field(default_factory=dict)
+    attention: dict[int, Tensor] = field(default_factory=dict)
 
     @classmethod
     def concatenated(cls, parts: list[Features]) -> Features:
         return cls(
             {key: torch.cat([part.tokens[key] for part in parts]) for key in parts[0].tokens},
             {key: torch.cat([part.heads[key] for part in parts]) for key in parts[0].heads},
+            {key: torch.cat([part.attention[key] for part in parts]) for key in parts[0].attention},
         )
 
 
 class Taps:
-    """No tap: the base, and the reading of an architecture that is not known. ``reason`` says why."""
+    """No tap: the base, and the reading of an architecture that is not known.
+
+    ``reason``, ``head_reason``, ``attention_reason`` and ``token_reason`` say why there are no tokens, heads, attention
+    maps, or tokens that can be dropped; None where there are. ``grid`` is (rows, columns) of the patches, ``prefix`` the
+    number of tokens before them.
+    """
 
     blocks = 0
+    prefix = 0
+    grid = (0, 0)
 
     def __init__(self, reason: str) -> None:
         self.reason: str | None = reason
         self.head_reason: str | None = reason
+        self.attention_reason: str | None = reason
+        self.token_reason: str | None = reason
 
     @contextmanager
-    def capture(self, patches: bool) -> Iterator[Features]:
-        """Features of the forward passes run inside; ``patches`` asks for the ``patch`` kind too."""
+    def capture(self, patches: bool, attention: bool = False) -> Iterator[Features]:
+        """Features of the forward passes run inside; ``patches`` asks for the ``patch`` kind too, ``attention`` for
+        attention maps, where they can be had.
+        """
         features = Features()
         handles: list[RemovableHandle] = []
         try:
             self._attach(features, patches, handles)
+            if attention and self.attention_reason is None:
+                self._attach_attention(features, handles)
             yield features
         finally:
             for handle in handles:
@@ -61,6 +79,40 @@ class Taps:
 
     def _attach(self, features: Features, patches: bool, handles: list[RemovableHandle]) -> None:
         """Register the hooks that fill ``features``."""
+
+    def _attach_attention(self, features: Features, handles: list[RemovableHandle]) -> None:
+        """Register the hooks that fill ``features.attention``."""
+
+    @contextmanager
+    def dropping(self, hidden: Tensor) -> Iterator[None]:
+        """Forward passes inside go without the patch tokens where ``hidden`` (B, P) is True, as many for each image; what
+        is kept stays in order, with its position embedding.
+
+        Raises:
+            ModelError: the model has no tokens that can be dropped.
+            ValueError: the images lose different numbers of tokens, or one loses all.
+        """
+        if self.token_reason is not None:
+            raise ModelError(f"tokens cannot be dropped: {self.token_reason}")
+        counts = hidden.sum(1)
+        if bool((counts != counts[0]).any()) or int(counts[0]) == hidden.shape[1]:
+            raise ValueError(
+                f"images lose {counts.unique().tolist()} of {hidden.shape[1]} tokens: drop as many of each, not all"
+            )
+        handle = self._attach_dropping(hidden)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+    def _attach_dropping(self, hidden: Tensor) -> RemovableHandle:
+        raise NotImplementedError
+
+    def of_kept(self, features: Features, hidden: Tensor) -> Features:
+        """``features`` of whole images restricted to the patch tokens that are not ``hidden`` (B, P); they hold the
+        ``patch`` kind.
+        """
+        raise NotImplementedError
 
 
 class TransformerTaps(Taps):
@@ -78,6 +130,13 @@ class TransformerTaps(Taps):
             for a in attentions
         )
         self.head_reason = None if known else f"the attention of {type(model).__name__} has no output projection to tap"
+        plain = all(type(a) is Attention for a in attentions)
+        self.attention_reason = None if plain else f"the attention of {type(model).__name__} is not timm's plain one"
+        self.grid: tuple[int, int] = tuple(model.patch_embed.grid_size)
+        whole = (
+            isinstance(model.patch_drop, nn.Identity) and self.grid[0] * self.grid[1] == model.patch_embed.num_patches
+        )
+        self.token_reason = None if whole else f"{type(model).__name__} drops patches of its own"
 
     def _attach(self, features: Features, patches: bool, handles: list[RemovableHandle]) -> None:
         def keep(layer: int, tokens: Tensor) -> None:
@@ -118,17 +177,47 @@ class TransformerTaps(Taps):
 
             handles.append(model.fc_norm.register_forward_hook(lambda _, __, out: keep_pooled(out)))
 
+    def _attach_attention(self, features: Features, handles: list[RemovableHandle]) -> None:
+        def keep(block: int, attention: nn.Module, tokens: Tensor) -> None:
+            features.attention[block] = attention_map(attention, tokens)
+
+        for index, block in enumerate(self.model.blocks, start=1):
+            handles.append(
+                block.attn.register_forward_pre_hook(lambda module, args, index=index: keep(index, module, args[0]))
+            )
+
+    def _attach_dropping(self, hidden: Tensor) -> RemovableHandle:
+        prefix = self.prefix
+
+        def drop(_: nn.Module, __: object, tokens: Tensor) -> Tensor:
+            kept = _kept(tokens[:, prefix:], hidden)
+            return torch.cat([tokens[:, :prefix], kept], dim=1)
+
+        return self.model.norm_pre.register_forward_hook(drop)
+
+    def of_kept(self, features: Features, hidden: Tensor) -> Features:
+        kept = Features(dict(features.tokens), dict(features.heads))
+        for values in (kept.tokens, kept.heads):
+            for layer in {layer for layer, kind in values if kind == "patch"}:
+                body = _kept(values[layer, "patch"], hidden)
+                values[layer, "patch"] = body
+                values[layer, "mean_patch"] = body.mean(1)
+        last = (self.blocks + 1, "mean_patch")
+        if (self.blocks + 1, "patch") not in kept.tokens and last in kept.tokens:  # pooled before the last norm
+            kept.tokens[last] = self.model.fc_norm(kept.tokens[self.blocks, "mean_patch"]).float()
+        return kept
+
 
 class StageTaps(Taps):
     """Taps of a timm CNN: the spatial mean of each stage, and what the classifier reads."""
-
-    head_reason = "a convolutional network has no attention heads"
 
     def __init__(self, stages: list[nn.Module], classifier: nn.Module) -> None:
         self.stages = stages
         self.classifier = classifier
         self.blocks = len(stages)
         self.reason = None
+        self.head_reason = self.attention_reason = "a convolutional network has no attention heads"
+        self.token_reason = "a convolutional network has no tokens"
 
     def _attach(self, features: Features, patches: bool, handles: list[RemovableHandle]) -> None:  # noqa: ARG002
         def keep(layer: int, values: Tensor) -> None:
@@ -140,6 +229,23 @@ class StageTaps(Taps):
             handles.append(stage.register_forward_hook(lambda _, __, out, layer=index: keep(layer, out)))
         last = self.blocks + 1
         handles.append(self.classifier.register_forward_pre_hook(lambda _, args: keep(last, args[0])))
+
+
+def attention_map(attention: nn.Module, tokens: Tensor) -> Tensor:
+    """(B, heads, T, T) what timm's plain ``attention`` gives for its input ``tokens`` (B, T, D), computed beside it, so
+    that its fused kernel stays in use; softmax in float32.
+    """
+    batch, count, _ = tokens.shape
+    qkv = attention.qkv(tokens).reshape(batch, count, 3, attention.num_heads, -1)  # type: ignore[operator]
+    queries, keys, _ = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+    queries, keys = attention.q_norm(queries), attention.k_norm(keys)  # type: ignore[operator]
+    scores: Tensor = (queries.float() * attention.scale) @ keys.float().transpose(-2, -1)  # type: ignore[operator]
+    return scores.softmax(-1)
+
+
+def _kept(values: Tensor, hidden: Tensor) -> Tensor:
+    """(B, K, ...) those of ``values`` (B, P, ...) that are not ``hidden`` (B, P), in order."""
+    return values[~hidden].reshape(len(hidden), -1, *values.shape[2:])
 
 
 def taps_of(module: nn.Module, example: Tensor) -> Taps:

@@ -77,9 +77,7 @@ def _train(recipe: Recipe, data: TrainingData, out: Path, report: Report) -> Pat
     return path
 
 
-def _pretrained(
-    recipe: Pretraining, data: TrainingData, out: Path, report: Report
-) -> tuple[nn.Module, dict[str, Any]]:
+def _pretrained(recipe: Pretraining, data: TrainingData, out: Path, report: Report) -> tuple[nn.Module, dict[str, Any]]:
     encoder = ARCHITECTURES[recipe.architecture].build(0)
     autoencoder = MaskedAutoencoder(encoder, recipe)
     loop = Loop(recipe, recipe.optimisation, data, out, report, at_share=lambda _: {})
@@ -275,11 +273,15 @@ def card(recipe: Recipe, record: dict[str, Any]) -> str:
         lines.append(f"* starts from: `{start}`")
     if record["steps"]:
         lines.append(f"* {record['steps']:,} steps; the weights are those of the last")
-    lines.append(f"* training FLOPs (forward and backward, counted, pretraining included): {record['training_flops']:.3e}")
+    lines.append(
+        f"* training FLOPs (forward and backward, counted, pretraining included): {record['training_flops']:.3e}"
+    )
     if "validation_top1" in record:
         lines.append(f"* validation top-1: {100 * record['validation_top1']:.2f} %")
     if "validation_loss" in record:
-        lines.append(f"* validation loss (mean squared error of normalised hidden patches): {record['validation_loss']:.4f}")
+        lines.append(
+            f"* validation loss (mean squared error of normalised hidden patches): {record['validation_loss']:.4f}"
+        )
     lines += [
         f"* seed: {recipe.seed}; made again by `{again}`",
         "",

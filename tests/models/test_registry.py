@@ -47,7 +47,7 @@ def test_the_refused_model_does_not_replace_the_first() -> None:
 
 def test_the_same_entry_may_be_found_twice() -> None:
     filled = registry(ModelEntry("vit"), ModelEntry("cnn"), ModelEntry("vit"))
-    assert names(filled.classifiers("imagefolder", HERE / "test_blur.py", full=False)) == ["vit", "cnn"]
+    assert names(filled.models("imagefolder", HERE / "test_blur.py", full=False)) == ["vit", "cnn"]
 
 
 def test_an_unknown_model_is_answered_with_the_nearest() -> None:
@@ -86,9 +86,9 @@ def test_a_refusal_is_meant_for_the_person_at_the_keyboard() -> None:
 
 def test_a_bound_model_takes_part_in_its_suites_alone() -> None:
     filled = registry(ModelEntry("any"), ModelEntry("one", suites=("s1",)), ModelEntry("both", suites=("s1", "s2")))
-    assert names(filled.classifiers("s1", HERE, full=False)) == ["any", "one", "both"]
-    assert names(filled.classifiers("s2", HERE, full=False)) == ["any", "both"]
-    assert names(filled.classifiers("s3", HERE, full=False)) == ["any"]
+    assert names(filled.models("s1", HERE, full=False)) == ["any", "one", "both"]
+    assert names(filled.models("s2", HERE, full=False)) == ["any", "both"]
+    assert names(filled.models("s3", HERE, full=False)) == ["any"]
 
 
 def test_a_model_is_visible_to_the_tests_below_its_conftest() -> None:
@@ -96,21 +96,21 @@ def test_a_model_is_visible_to_the_tests_below_its_conftest() -> None:
     filled.add(ModelEntry("everywhere"), None)
     filled.add(ModelEntry("here"), HERE)
     filled.add(ModelEntry("below"), HERE / "bench")
-    assert names(filled.classifiers("s", HERE / "bench" / "deep" / "test_blur.py", False)) == [
+    assert names(filled.models("s", HERE / "bench" / "deep" / "test_blur.py", False)) == [
         "everywhere",
         "here",
         "below",
     ]
-    assert names(filled.classifiers("s", HERE / "test_blur.py", False)) == ["everywhere", "here"]
+    assert names(filled.models("s", HERE / "test_blur.py", False)) == ["everywhere", "here"]
     # a folder whose name merely begins alike is another folder
-    assert names(filled.classifiers("s", HERE / "bench2" / "test_blur.py", False)) == ["everywhere", "here"]
-    assert names(filled.classifiers("s", Path("/other/test_blur.py"), False)) == ["everywhere"]
+    assert names(filled.models("s", HERE / "bench2" / "test_blur.py", False)) == ["everywhere", "here"]
+    assert names(filled.models("s", Path("/other/test_blur.py"), False)) == ["everywhere"]
 
 
 def test_an_encoder_has_no_cells_to_classify_in() -> None:
     filled = registry(ModelEntry("encoder", head=False), ModelEntry("vit"))
     for full in (False, True):
-        assert names(filled.classifiers("s", HERE, full)) == ["vit"]
+        assert names(filled.models("s", HERE, full)) == ["vit"]
     assert filled.get("encoder").head is False
 
 
@@ -124,8 +124,8 @@ def test_one_training_seed_of_each_arm_unless_all_are_asked_for() -> None:
         ModelEntry("seeded", training_seed=7),
         ModelEntry("mae_published", arm="mae"),
     )
-    assert names(filled.classifiers("s", HERE, full=False)) == ["mae_s0", "sup_s2", "cnn", "seeded", "mae_published"]
-    assert len(filled.classifiers("s", HERE, full=True)) == 7
+    assert names(filled.models("s", HERE, full=False)) == ["mae_s0", "sup_s2", "cnn", "seeded", "mae_published"]
+    assert len(filled.models("s", HERE, full=True)) == 7
 
 
 def test_the_first_training_seed_is_sought_among_the_models_that_take_part() -> None:
@@ -133,7 +133,7 @@ def test_the_first_training_seed_is_sought_among_the_models_that_take_part() -> 
         ModelEntry("mae_s0", suites=("other",), arm="mae", training_seed=0),
         ModelEntry("mae_s1", arm="mae", training_seed=1),
     )
-    assert names(filled.classifiers("s", HERE, full=False)) == ["mae_s1"]
+    assert names(filled.models("s", HERE, full=False)) == ["mae_s1"]
 
 
 def test_first_seeds_takes_any_iterable() -> None:

@@ -1,0 +1,6 @@
+import pytest
+
+
+@pytest.mark.representation
+def test_representation(representation):
+    representation.check()

@@ -1,0 +1,6 @@
+import pytest
+
+
+@pytest.mark.token_drop
+def test_cell(cell):
+    cell.check()

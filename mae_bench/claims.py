@@ -1,0 +1,726 @@
+"""Claims of arXiv 2602.03531 as contrasts: what is compared, by which statistic, in which direction, from what size on.
+
+Each contrast is stated here before it is measured. Statistics are oriented so that a positive value speaks for the
+claim. Nothing heavy is imported until a contrast is decided, so that contrasts can be collected as tests.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any
+
+from mae_bench.cells import near_name
+from mae_bench.degradations import DEGRADATIONS, FILLS
+from mae_bench.errors import BenchError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from mae_bench.evidence import Evidence
+    from mae_bench.store import Outcomes
+
+CLAIMS = {
+    1: "MAE classifies well under blur and occlusion after pretraining and fine-tuning (here: better than the same "
+    "network trained supervised with equal compute).",
+    2: "The pretrained encoder builds its latent space class-aware over depth: classes lie in subspaces that become "
+    "increasingly separable.",
+    3: "MAE attends globally, early and persistently, in contrast to a supervised ViT.",
+    4: "Two sensitivity indicators, directional alignment and head-wise retention of active features, tell what a "
+    "degradation costs.",
+}
+SEEDS_NEEDED = 3
+ROW_KIND = "mean_patch"
+
+Models = tuple[str, ...]
+Statistic = Callable[["Measured", Models], "float | None"]
+ImageInterval = Callable[["Measured", Sequence[Models]], "tuple[float, float] | None"]
+
+
+class ClaimError(BenchError):
+    """Claims that cannot be decided from the files that are there."""
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """One comparison. ``design`` is ``two`` (Welch's t between the seeds of two arms), ``one`` (t over the seeds of one
+    arm) or ``paired`` (t over the statistic of models of equal seed). ``smallest`` is the smallest effect of interest
+    in ``unit``. Contrasts of one ``group`` say the same by another fill, token, level or reading: where they disagree
+    the claim turns with it.
+    """
+
+    name: str
+    claim: int
+    group: str
+    statement: str
+    design: str
+    arms: tuple[str, ...]
+    smallest: float
+    unit: str
+    statistic: Statistic
+    image_interval: ImageInterval | None = None
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What became of a contrast: mean ``estimate`` with its 95 % interval over seeds, the interval over images within
+    seeds, each seed's value, the ``verdict``, Holm's p over all contrasts, and the smallest effect that the design
+    finds with 80 % power. None is what could not be computed.
+    """
+
+    contrast: Contrast
+    estimate: float | None
+    low: float | None
+    high: float | None
+    image_low: float | None
+    image_high: float | None
+    per_seed: tuple[float, ...]
+    p_value: float | None
+    holm: float | None
+    detectable: float | None
+    verdict: str
+
+    @property
+    def confirmed(self) -> str:
+        """The verdict, marked where a ``holds`` is not confirmed by Holm's procedure over all contrasts."""
+        if self.verdict == "holds" and (self.holm is None or self.holm > 0.05):
+            return "holds (not by Holm)"
+        return self.verdict
+
+
+@dataclass
+class Measured:
+    """Outcomes and evidence of a suite as contrasts read them."""
+
+    outcomes: Outcomes
+    evidence: Evidence
+
+    @cached_property
+    def degradations(self) -> dict[str, list[str]]:
+        """Conditions of each degradation that the outcomes hold, by rising level."""
+        found: dict[str, set[str]] = {}
+        for cell in self.outcomes.prediction:
+            condition = "-".join(cell.rsplit("-", 2)[1:])
+            found.setdefault(condition.rsplit("-", 1)[0], set()).add(condition)
+        return {name: sorted(each, key=lambda c: float(c.rsplit("-", 1)[1])) for name, each in found.items()}
+
+    @cached_property
+    def _scores(self) -> dict[tuple[str, str], np.ndarray | None]:
+        return {}
+
+    def scores(self, model: str, degradation: str) -> np.ndarray | None:
+        """(images,) each image's share of the degradation's levels that ``model`` classified rightly; None unless all
+        of them were run on all images.
+        """
+        import numpy as np
+
+        from mae_bench.store import ABSENT
+
+        key = (model, degradation)
+        if key not in self._scores:
+            cells = [f"{model}-{condition}" for condition in self.degradations.get(degradation, [])]
+            whole = bool(cells) and all(
+                cell in self.outcomes.prediction and not (self.outcomes.prediction[cell] == ABSENT).any()
+                for cell in cells
+            )
+            self._scores[key] = np.mean([self.outcomes.correct(cell) for cell in cells], axis=0) if whole else None
+        return self._scores[key]
+
+    def clean(self, model: str) -> np.ndarray | None:
+        """(images,) whether the clean image was classified rightly."""
+        return self.scores(model, "clean")
+
+
+# --------------------------------------------------------------------------- 1: accuracy
+
+
+def raw(measured: Measured, models: Models, degradation: str) -> float | None:
+    """Mean top-1 over the levels of ``degradation``."""
+    scores = measured.scores(models[0], degradation)
+    return None if scores is None else float(scores.mean())
+
+
+def retained(measured: Measured, models: Models, degradation: str) -> float | None:
+    """:func:`raw` over the clean top-1."""
+    clean, scores = measured.clean(models[0]), measured.scores(models[0], degradation)
+    return None if clean is None or scores is None or not clean.any() else float(scores.mean() / clean.mean())
+
+
+def both_right(measured: Measured, models: Models, degradation: str) -> float | None:
+    """Difference of mean top-1 between two models on the images that both get right when clean."""
+    images = _both(measured, models, degradation)
+    return None if images is None else float(images.mean())
+
+
+def effective(measured: Measured, models: Models, degradation: str, baseline: str) -> float | None:
+    """Effective robustness (Taori et al. 2020, arXiv 2007.00644): top-1 under ``degradation`` beyond what the clean
+    top-1 foretells, by the line that the checkpoints along the trainings of the arm ``baseline`` draw on the logit
+    scale. A model of that arm is held against the line of its other seeds.
+    """
+    import numpy as np
+
+    from mae_bench.store import ABSENT
+
+    model, along = models[0], measured.evidence.trajectories
+    conditions = sorted(
+        {
+            condition
+            for shares in along.correct.values()
+            for counts in shares.values()
+            for condition in counts
+            if condition.rsplit("-", 1)[0] == degradation
+        }
+    )
+    if not conditions or not along.images:
+        return None
+
+    def final(name: str) -> tuple[float, float] | None:
+        rates = []
+        for condition in ("clean-0.00", *conditions):
+            prediction = measured.outcomes.prediction.get(f"{name}-{condition}")
+            if prediction is None or (prediction[: along.images] == ABSENT).any():
+                return None
+            rates.append(float((prediction == measured.outcomes.labels)[: along.images].mean()))
+        return rates[0], float(np.mean(rates[1:]))
+
+    points = []
+    for other in measured.evidence.models(baseline).values():
+        if other == model or (end := final(other)) is None:
+            continue
+        points.append(end)
+        for counts in along.correct.get(other, {}).values():
+            if "clean-0.00" in counts and all(condition in counts for condition in conditions):
+                mean = float(np.mean([counts[condition] for condition in conditions]))
+                points.append((counts["clean-0.00"] / along.images, mean / along.images))
+    mine = final(model)
+    if mine is None or len(points) < 4:
+        return None
+    x, y = (_logit(np.array(column), along.images) for column in zip(*points, strict=True))
+    slope, intercept = np.polyfit(x, y, 1)
+    foretold = 1 / (1 + math.exp(-(slope * float(_logit(np.array(mine[0]), along.images)) + intercept)))
+    return mine[1] - foretold
+
+
+def _logit(rates: np.ndarray, images: int) -> np.ndarray:
+    """Log odds, kept finite by half an image."""
+    import numpy as np
+
+    share = np.clip(rates, 0.5 / images, 1 - 0.5 / images)
+    return np.asarray(np.log(share / (1 - share)))
+
+
+def _both(measured: Measured, models: Models, degradation: str) -> np.ndarray | None:
+    """Per image that both models get right when clean: the difference of their :meth:`Measured.scores`."""
+    clean = [measured.clean(model) for model in models]
+    scores = [measured.scores(model, degradation) for model in models]
+    if any(values is None for values in (*clean, *scores)):
+        return None
+    right = (clean[0] == 1) & (clean[1] == 1)  # type: ignore[index]
+    return None if right.sum() < 2 else (scores[0] - scores[1])[right]  # type: ignore[operator]
+
+
+def _difference_over_images(
+    measured: Measured, pairs: Sequence[Models], degradation: str
+) -> tuple[float, float] | None:
+    """95 % interval over images of the difference of :func:`raw`, seeds averaged."""
+    import numpy as np
+
+    from mae_bench.statistics import mean_interval
+
+    both = [(measured.scores(a, degradation), measured.scores(b, degradation)) for a, b in pairs]
+    if not both or any(a is None or b is None for a, b in both):
+        return None
+    low, high = mean_interval(np.mean([a - b for a, b in both], axis=0))  # type: ignore[operator]
+    return None if low is None or high is None else (low, high)
+
+
+def _both_over_images(measured: Measured, pairs: Sequence[Models], degradation: str) -> tuple[float, float] | None:
+    """95 % interval of :func:`both_right` over images within seeds, seeds averaged."""
+    images = [_both(measured, pair, degradation) for pair in pairs]
+    if not images or any(values is None for values in images):
+        return None
+    mean = sum(float(values.mean()) for values in images) / len(images)  # type: ignore[union-attr]
+    error = sum(float(values.var(ddof=1)) / len(values) for values in images) ** 0.5 / len(images)  # type: ignore[union-attr,arg-type]
+    return mean - 1.96 * error, mean + 1.96 * error
+
+
+# --------------------------------------------------------------------------- 2 and 3: layers
+
+
+def slope_over_depth(measured: Measured, models: Models, indicator: str, token: str) -> float | None:
+    """Least-squares change of ``indicator`` on clean images from the first to the last block."""
+    import numpy as np
+
+    values = _blocks(measured, models[0], indicator, token)
+    return None if values is None else float(np.polyfit(np.linspace(0, 1, len(values)), values, 1)[0])
+
+
+def rank_over_depth(measured: Measured, models: Models, indicator: str, token: str) -> float | None:
+    """Spearman's rank correlation of ``indicator`` on clean images with depth."""
+    values = _blocks(measured, models[0], indicator, token)
+    return None if values is None else _spearman(range(len(values)), values)
+
+
+def first_third(measured: Measured, models: Models, indicator: str) -> float | None:
+    """Mean of ``indicator`` over the first third of the blocks, heads averaged, on clean images."""
+    import numpy as np
+
+    values = list(measured.evidence.layers(models[0], "clean-0.00", indicator, "patch").values())
+    return float(np.mean(values[: max(1, len(values) // 3)])) if values else None
+
+
+def unspread(measured: Measured, models: Models, indicator: str) -> float | None:
+    """Minus the standard deviation of ``indicator`` over blocks, heads averaged, on clean images: the higher, the more
+    it persists.
+    """
+    import numpy as np
+
+    values = list(measured.evidence.layers(models[0], "clean-0.00", indicator, "patch").values())
+    return -float(np.std(values)) if len(values) > 1 else None
+
+
+def _blocks(measured: Measured, model: str, indicator: str, token: str) -> list[float] | None:
+    layers = measured.evidence.layers(model, "clean-0.00", indicator, token)
+    blocks = len(measured.evidence.layers(model, "clean-0.00", "attention_distance", "patch"))
+    values = [layers[block] for block in range(1, blocks + 1) if block in layers]
+    return values if blocks > 1 and len(values) == blocks else None
+
+
+# --------------------------------------------------------------------------- 4: indicators
+
+
+def foretells_loss(measured: Measured, models: Models, indicator: str) -> float | None:
+    """Spearman's rank correlation over all degraded cells of ``models`` between the accuracy lost and one minus
+    ``indicator`` at the last block.
+    """
+    lost, sensitivity = [], []
+    for model in models:
+        clean = measured.clean(model)
+        if clean is None:
+            return None
+        for cell, prediction in measured.outcomes.prediction.items():
+            name, degradation, level = cell.rsplit("-", 2)
+            if name != model or degradation == "clean":
+                continue
+            layers = measured.evidence.layers(model, f"{degradation}-{level}", indicator, ROW_KIND)
+            blocks = measured.evidence.layers(model, f"{degradation}-{level}", "retention", ROW_KIND)
+            if not blocks or max(blocks) not in layers:
+                continue
+            lost.append(float(clean.mean()) - float((prediction == measured.outcomes.labels).mean()))
+            sensitivity.append(1 - layers[max(blocks)])
+    return _spearman(sensitivity, lost) if len(lost) > 2 else None
+
+
+def foretells_loss_better(measured: Measured, models: Models, better: str, worse: str) -> float | None:
+    """How much better ``better`` does than ``worse`` in :func:`foretells_loss`."""
+    one, other = (foretells_loss(measured, models, name) for name in (better, worse))
+    return None if one is None or other is None else one - other
+
+
+def foretells_flip(measured: Measured, models: Models, indicator: str) -> float | None:
+    """Mean over degraded cells of Somers' D (2 AUC - 1) between a low ``indicator`` of an image and a changed
+    prediction.
+    """
+    import numpy as np
+
+    values = [
+        area
+        for model in models
+        for condition in measured.evidence.values.get(model, {})
+        for area in measured.evidence.layers(model, condition, f"{indicator}_flip_auc", ROW_KIND).values()
+    ]
+    return 2 * float(np.mean(values)) - 1 if values else None
+
+
+def foretells_flip_better(measured: Measured, models: Models, better: str, worse: str) -> float | None:
+    """How much better ``better`` does than ``worse`` in :func:`foretells_flip`."""
+    one, other = (foretells_flip(measured, models, name) for name in (better, worse))
+    return None if one is None or other is None else one - other
+
+
+def _spearman(x: Iterable[float], y: Iterable[float]) -> float | None:
+    from scipy.stats import spearmanr
+
+    first, second = list(x), list(y)
+    if len(set(first)) < 2 or len(set(second)) < 2:
+        return None
+    return float(spearmanr(first, second).statistic)
+
+
+# --------------------------------------------------------------------------- the contrasts
+
+
+def _accuracy() -> Iterable[Contrast]:
+    arms = ("mae_ft", "supervised")
+    for kind in DEGRADATIONS.values():
+        if kind.family not in ("blur", "occlusion", "token_drop"):
+            continue
+        name = kind.name
+        fill = next((f for f in FILLS if name.endswith(f"_{f}")), None)
+        group = name.removesuffix(f"_{fill}") if fill else name
+
+        def contrast(reading: str, statement: str, design: str, statistic: Statistic, **more: Any) -> Contrast:
+            return Contrast(
+                f"{reading}-{name}",  # noqa: B023 - called at once
+                1,
+                f"{reading} {group}",  # noqa: B023
+                statement,
+                design,
+                arms,
+                0.01,
+                "top-1",
+                statistic,
+                **more,
+            )
+
+        over_images = partial(_difference_over_images, degradation=name)
+        yield contrast("raw", f"top-1 under {name}", "two", partial(raw, degradation=name), image_interval=over_images)
+        yield contrast(
+            "retained", f"share of the clean top-1 kept under {name}", "two", partial(retained, degradation=name)
+        )
+        yield contrast(
+            "effective",
+            f"top-1 under {name} at equal clean top-1",
+            "two",
+            partial(effective, degradation=name, baseline=arms[1]),
+        )
+        yield contrast(
+            "both_right",
+            f"top-1 under {name} on images that both get right when clean",
+            "paired",
+            partial(both_right, degradation=name),
+            image_interval=partial(_both_over_images, degradation=name),
+        )
+
+
+def _separability() -> Iterable[Contrast]:
+    for token in ("cls", "mean_patch", "patch"):
+        for indicator in ("separability_excess", "subspace_accuracy"):
+            words = indicator.replace("_", " ")
+            slope = partial(slope_over_depth, indicator=indicator, token=token)
+            for arm in ("mae_pretrained", "mae_ft", "supervised"):
+                yield Contrast(
+                    f"slope-{indicator}-{token}-{arm}",
+                    2,
+                    f"slope of {words}, {arm}",
+                    f"{words} of {token} grows over depth",
+                    "one",
+                    (arm,),
+                    0.05,
+                    "per depth",
+                    slope,
+                )
+            for arm in ("mae_pretrained", "mae_ft"):
+                yield Contrast(
+                    f"slope-{indicator}-{token}-{arm}-supervised",
+                    2,
+                    f"slope of {words}, {arm} against supervised",
+                    f"{words} of {token} grows more over depth",
+                    "two",
+                    (arm, "supervised"),
+                    0.05,
+                    "per depth",
+                    slope,
+                )
+        yield Contrast(
+            f"rank-separability_excess-{token}-mae_pretrained",
+            2,
+            "rank of separability excess with depth, mae_pretrained",
+            f"separability excess of {token} rises from block to block",
+            "one",
+            ("mae_pretrained",),
+            0.5,
+            "rank correlation",
+            partial(rank_over_depth, indicator="separability_excess", token=token),
+        )
+
+
+def _attention() -> Iterable[Contrast]:
+    readings = (
+        ("early", first_third, "attention_distance_ratio", 0.05, "attention distance of the first third of blocks"),
+        ("early_entropy", first_third, "attention_entropy", 0.05, "attention entropy of the first third of blocks"),
+        ("persistent", unspread, "attention_distance_ratio", 0.02, "evenness of attention distance over blocks"),
+    )
+    for name, statistic, indicator, smallest, words in readings:
+        for arm in ("mae_pretrained", "mae_ft"):
+            yield Contrast(
+                f"{name}-{arm}-supervised",
+                3,
+                words,
+                words,
+                "two",
+                (arm, "supervised"),
+                smallest,
+                "of uniform" if "distance" in indicator else "of uniform entropy",
+                partial(statistic, indicator=indicator),
+            )
+
+
+def _indicators() -> Iterable[Contrast]:
+    arms = ("mae_ft", "supervised")
+    for indicator in ("alignment", "alignment_centered", "retention", "retention_adjusted"):
+        yield Contrast(
+            f"loss-{indicator}",
+            4,
+            "an indicator foretells the accuracy lost in a cell",
+            f"low {indicator} foretells the accuracy lost in a cell",
+            "paired",
+            arms,
+            0.5,
+            "rank correlation",
+            partial(foretells_loss, indicator=indicator),
+        )
+    for better, worse in (("alignment_centered", "alignment"), ("retention_adjusted", "retention")):
+        yield Contrast(
+            f"loss-{better}-over-{worse}",
+            4,
+            "the adjusted reading foretells the loss better",
+            f"{better} foretells the accuracy lost better than {worse}",
+            "paired",
+            arms,
+            0.05,
+            "rank correlation",
+            partial(foretells_loss_better, better=better, worse=worse),
+        )
+    for indicator in ("alignment", "alignment_centered"):
+        yield Contrast(
+            f"flip-{indicator}",
+            4,
+            "an image's alignment foretells its flip",
+            f"low {indicator} of an image foretells its changed prediction",
+            "paired",
+            arms,
+            0.2,
+            "Somers' D",
+            partial(foretells_flip, indicator=indicator),
+        )
+    yield Contrast(
+        "flip-alignment_centered-over-alignment",
+        4,
+        "the centred reading foretells flips better",
+        "alignment_centered foretells flips better than alignment",
+        "paired",
+        arms,
+        0.05,
+        "Somers' D",
+        partial(foretells_flip_better, better="alignment_centered", worse="alignment"),
+    )
+
+
+CONTRASTS: dict[str, Contrast] = {
+    contrast.name: contrast for part in (_accuracy, _separability, _attention, _indicators) for contrast in part()
+}
+
+
+# --------------------------------------------------------------------------- verdicts
+
+
+def verdict(estimate: float, low: float | None, high: float | None, smallest: float, seeds: int) -> str:
+    """*holds*: the interval lies above 0 and the estimate is at least ``smallest``; *does not hold*: the interval lies
+    below ``smallest``; else *inconclusive*. Fewer than three seeds: *single checkpoint*.
+
+    >>> verdict(0.05, 0.02, 0.08, 0.01, seeds=3), verdict(0.0, -0.005, 0.005, 0.01, seeds=3)
+    ('holds', 'does not hold')
+    """
+    if seeds < SEEDS_NEEDED or low is None or high is None:
+        return "single checkpoint"
+    if low > 0 and estimate >= smallest:
+        return "holds"
+    return "does not hold" if high < smallest else "inconclusive"
+
+
+def findings(measured: Measured, contrasts: Iterable[Contrast] | None = None) -> list[Finding]:
+    """Every contrast decided. Holm's procedure runs over all that have a p-value."""
+    from mae_bench.statistics import holm
+
+    found = [_finding(measured, contrast) for contrast in contrasts or CONTRASTS.values()]
+    tested = [f.p_value for f in found if f.p_value is not None]
+    adjusted = iter(holm(tested))
+    return [Finding(**{**vars(f), "holm": next(adjusted) if f.p_value is not None else None}) for f in found]
+
+
+def _finding(measured: Measured, contrast: Contrast) -> Finding:
+    import numpy as np
+
+    by_arm = [measured.evidence.models(arm) for arm in contrast.arms]
+    seeds = sorted(set.intersection(*(set(models) for models in by_arm)))
+    pairs = [tuple(models[seed] for models in by_arm) for seed in seeds]
+    groups: list[list[float]]
+    if contrast.design == "two":
+        groups = [
+            [v for m in models.values() if (v := contrast.statistic(measured, (m,))) is not None] for models in by_arm
+        ]
+        statistics = [[contrast.statistic(measured, (m,)) for m in pair] for pair in pairs]
+        per_seed = tuple(a - b for a, b in statistics if a is not None and b is not None)
+    else:
+        each = [contrast.statistic(measured, pair) for pair in pairs]
+        per_seed = tuple(v for v in each if v is not None)
+        groups = [list(per_seed)]
+    interval = contrast.image_interval(measured, pairs) if contrast.image_interval is not None and pairs else None
+    image_low, image_high = interval or (None, None)
+    if not all(groups):
+        return Finding(contrast, None, None, None, image_low, image_high, per_seed, None, None, None, "not measured")
+    estimate = float(np.mean(groups[0])) - (float(np.mean(groups[1])) if len(groups) == 2 else 0.0)
+    low, high, p_value, detectable = _seed_interval(estimate, groups)
+    judged = verdict(estimate, low, high, contrast.smallest, min(len(group) for group in groups))
+    return Finding(contrast, estimate, low, high, image_low, image_high, per_seed, p_value, None, detectable, judged)
+
+
+def _seed_interval(
+    estimate: float, groups: Sequence[Sequence[float]]
+) -> tuple[float | None, float | None, float | None, float | None]:
+    """95 % t interval of ``estimate`` over seeds (Welch's for two groups), two-sided p-value, and the effect that such
+    a design finds with 80 % power; all None for fewer than two seeds.
+    """
+    import numpy as np
+    from scipy.stats import t
+
+    if min(len(group) for group in groups) < 2:
+        return None, None, None, None
+    variances = [float(np.var(group, ddof=1)) / len(group) for group in groups]
+    error = sum(variances) ** 0.5
+    if error == 0:
+        return estimate, estimate, 0.0 if estimate else 1.0, 0.0
+    freedom = sum(variances) ** 2 / sum(v**2 / (len(g) - 1) for v, g in zip(variances, groups, strict=True))
+    half = float(t.ppf(0.975, freedom)) * error
+    p_value = 2 * float(t.sf(abs(estimate) / error, freedom))
+    return estimate - half, estimate + half, p_value, half + float(t.ppf(0.8, freedom)) * error
+
+
+# --------------------------------------------------------------------------- tables
+
+
+COLUMNS = (
+    "contrast",
+    "verdict",
+    "estimate",
+    "low",
+    "high",
+    "image_low",
+    "image_high",
+    "per_seed",
+    "p",
+    "holm",
+    "detectable",
+)
+
+
+def to_csv(found: Sequence[Finding]) -> str:
+    """One line per contrast, numbers to five digits: what later findings are held against."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for f in found:
+        numbers = (f.estimate, f.low, f.high, f.image_low, f.image_high)
+        seeds = " ".join(_digits(v) for v in f.per_seed)
+        tail = (f.p_value, f.holm, f.detectable)
+        writer.writerow([f.contrast.name, f.confirmed, *map(_digits, numbers), seeds, *map(_digits, tail)])
+    return text.getvalue()
+
+
+def stored_verdicts(text: str) -> dict[str, str]:
+    """Verdict by contrast from what :func:`to_csv` gave.
+
+    Raises:
+        ClaimError: the text is something else.
+    """
+    lines = list(csv.DictReader(io.StringIO(text)))
+    if not lines or tuple(lines[0]) != COLUMNS:
+        raise ClaimError("claims.csv is not a table of claims; make it again with mae-bench claims")
+    return {line["contrast"]: line["verdict"] for line in lines}
+
+
+def to_markdown(measured: Measured, found: Sequence[Finding]) -> str:
+    """``claims.md``: per claim the count of verdicts, what it turns with, and every contrast."""
+    from tabulate import tabulate
+
+    seeds = {arm: len(models) for arm in _arms(found) if (models := measured.evidence.models(arm))}
+    trained = ", ".join(f"{arm} {count}" for arm, count in seeds.items())
+    parts = [
+        f"# Claims on {measured.outcomes.suite}",
+        f"{len(measured.outcomes.ids):,} images; seeds per arm: {trained or 'none'}. Computed from `outcomes.npz` and "
+        "`evidence.npz` alone.",
+        "A positive estimate speaks for the claim. *Interval*: 95 % over training seeds (Welch's t for two arms, "
+        "one-sample t otherwise). *Images*: 95 % over images within the seeds. *Holds*: the interval lies above 0 and the "
+        "estimate is at least the smallest effect of interest; *does not hold*: the interval lies below that effect; "
+        "else *inconclusive*; fewer than three seeds: *single checkpoint*. *Detectable*: the smallest effect that the "
+        "design finds with 80 % power. *Holm p*: over all contrasts of this page. Top-1 differences are in points.",
+    ]
+    for number, claim in CLAIMS.items():
+        mine = [f for f in found if f.contrast.claim == number]
+        parts += [f"## {number}. {claim}", _counts(mine)]
+        parts += [f"* {line}" for line in turning(mine)] and ["\n".join(f"* {line}" for line in turning(mine))]
+        lines = [_line(f) for f in mine]
+        header = [
+            "contrast", "arms", "estimate", "interval", "images", "per seed", "smallest", "detectable", "Holm p", "verdict"
+        ]  # fmt: skip
+        parts.append(tabulate(lines, headers=header, tablefmt="github", disable_numparse=True))
+    return "\n\n".join(parts) + "\n"
+
+
+def turning(found: Sequence[Finding]) -> list[str]:
+    """What a claim turns with: groups whose contrasts disagree, and contrasts whose seeds do."""
+    lines = []
+    groups: dict[str, list[Finding]] = {}
+    for f in found:
+        groups.setdefault(f.contrast.group, []).append(f)
+    for group, members in groups.items():
+        holding = [f.contrast.name for f in members if f.verdict == "holds"]
+        failing = [f.contrast.name for f in members if f.verdict == "does not hold"]
+        if holding and failing:
+            lines.append(f"turns within *{group}*: holds for {', '.join(holding)}; does not for {', '.join(failing)}")
+    split = [f.contrast.name for f in found if f.per_seed and min(f.per_seed) < 0 < max(f.per_seed)]
+    if split:
+        lines.append(f"the sign turns with the seed in {len(split)} of {len(found)}: {', '.join(split)}")
+    return lines
+
+
+def _counts(found: Sequence[Finding]) -> str:
+    counts: dict[str, int] = {}
+    for f in found:
+        counts[f.confirmed] = counts.get(f.confirmed, 0) + 1
+    return ", ".join(f"{count} {name}" for name, count in sorted(counts.items(), key=lambda item: -item[1])) + "."
+
+
+def _line(f: Finding) -> list[str]:
+    scale, digits = (100, 1) if f.contrast.unit == "top-1" else (1, 3)
+
+    def number(value: float | None) -> str:
+        return "-" if value is None else f"{scale * value:+.{digits}f}"
+
+    def interval(low: float | None, high: float | None) -> str:
+        return "-" if low is None or high is None else f"[{number(low)}, {number(high)}]"
+
+    return [
+        f.contrast.statement,
+        (" - " if f.contrast.design == "two" else " and ").join(f.contrast.arms),
+        number(f.estimate),
+        interval(f.low, f.high),
+        interval(f.image_low, f.image_high),
+        " ".join(map(number, f.per_seed)) or "-",
+        f"{scale * f.contrast.smallest:g}",
+        "-" if f.detectable is None else f"{scale * f.detectable:.{digits}f}",
+        "-" if f.holm is None else f"{f.holm:.2g}",
+        f.confirmed,
+    ]
+
+
+def _arms(found: Iterable[Finding]) -> list[str]:
+    return list(dict.fromkeys(arm for f in found for arm in f.contrast.arms))
+
+
+def _digits(value: float | None) -> str:
+    return "" if value is None else f"{value:.5g}"
+
+
+def contrast_named(name: str) -> Contrast:
+    """Raises:
+    ClaimError: there is none; the message names the nearest.
+    """
+    if name not in CONTRASTS:
+        raise ClaimError(f"unknown contrast {name!r}: {near_name(name, CONTRASTS)}")
+    return CONTRASTS[name]

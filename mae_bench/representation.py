@@ -1,0 +1,189 @@
+"""What the layers of a model make of the classes under a degradation: how far apart they are, where the heads look,
+what is kept. One representation belongs to one cell.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mae_bench.images import BLOCK
+from mae_bench.indicators.attention import uniform_distance
+from mae_bench.indicators.profile import Record
+from mae_bench.indicators.separability import SeparabilityValues, separability_profile
+from mae_bench.models.taps import KINDS, Features
+from mae_bench.randomness import random_uniform
+from mae_bench.statistics import mean_interval, wilson
+from mae_bench.suites import Suite
+
+IMAGES_PER_CLASS = 100
+"""Images of each class, the first in the manifest's order, on which classes are told apart, whatever the limit."""
+ATTENTION_IMAGES = BLOCK
+"""Leading images whose attention maps are read."""
+
+SEPARABILITY = (
+    "separability",
+    "separability_permuted",
+    "separability_excess",
+    "separability_within",
+    "subspace_accuracy",
+    "fisher_ratio",
+    "knn_accuracy",
+)
+ATTENTION = ("attention_distance", "attention_distance_ratio", "attention_entropy")
+Key = tuple[int, str]
+
+
+@dataclass(frozen=True)
+class Representation:
+    """Records (as :class:`mae_bench.indicators.profile.Record`) of a cell with the fields that identify it."""
+
+    identity: dict[str, Any]
+    records: list[dict[str, Any]]
+
+    def to_json(self) -> bytes:
+        """Raises:
+        ValueError: a value is not finite.
+        """
+        return (json.dumps(asdict(self), allow_nan=False) + "\n").encode()
+
+    @classmethod
+    def from_json(cls, content: bytes) -> Representation:
+        """Raises:
+        ValueError: the content is not what :meth:`to_json` writes.
+        """
+        record = json.loads(content)
+        if not isinstance(record, dict) or record.keys() != {"identity", "records"}:
+            raise ValueError("not a representation")
+        return cls(record["identity"], record["records"])
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The images on which classes are told apart: ``positions`` (N,) in the manifest, ascending, and their labels."""
+
+    positions: np.ndarray
+    labels: Tensor
+
+    @classmethod
+    def of(cls, suite: Suite) -> Sample:
+        labels = suite.manifest.labels
+        rank = np.empty(len(labels), dtype=np.int64)
+        for label in np.unique(labels):
+            members = np.flatnonzero(labels == label)
+            rank[members] = np.arange(len(members))
+        positions = np.flatnonzero(rank < IMAGES_PER_CLASS)
+        return cls(positions, torch.from_numpy(labels[positions]))
+
+    @property
+    def blocks(self) -> range:
+        """Blocks that hold the sample."""
+        return range(int(self.positions[-1]) // BLOCK + 1)
+
+    def window(self, start: int, stop: int) -> tuple[np.ndarray, slice]:
+        """Which images of ``start`` to ``stop`` are in the sample, counted from ``start``, and their place in it."""
+        first, last = np.searchsorted(self.positions, [start, stop])
+        return self.positions[first:last] - start, slice(int(first), int(last))
+
+
+@dataclass
+class Collector:
+    """Tokens of the sample, memory-mapped below ``folder``, and attention of the leading images, as blocks pass."""
+
+    sample: Sample
+    folder: Path
+    tokens: dict[Key, np.memmap] = field(default_factory=dict)
+    attention: dict[int, dict[str, list[Tensor]]] = field(default_factory=dict)
+
+    def add(self, start: int, features: Features, keys: Tensor) -> None:
+        """Keep of the block that begins at image ``start`` what belongs to the sample; of the ``patch`` kind one token
+        per image, drawn by the image's key in ``keys`` (B,).
+        """
+        inside, place = self.sample.window(start, start + len(keys))
+        if not len(inside):
+            return
+        chosen = torch.from_numpy(inside).to(keys.device)
+        draw = random_uniform(keys, 1, 0, "patch_sample")[:, 0][chosen]
+        for key, values in features.tokens.items():
+            values = values[chosen]
+            if key[1] == "patch":
+                token = (draw * values.shape[1]).long().clamp_max(values.shape[1] - 1)
+                values = values[torch.arange(len(values), device=values.device), token]
+            if key not in self.tokens:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                path = self.folder / f"{key[0]}-{key[1]}.bin"
+                shape = (len(self.sample.positions), values.shape[1])
+                self.tokens[key] = np.memmap(path, mode="w+", dtype=np.float32, shape=shape)
+            self.tokens[key][place] = values.float().cpu().numpy()
+
+    def add_attention(self, values: Mapping[int, Mapping[str, Tensor]]) -> None:
+        """Keep ``values[block][indicator]`` (B, heads) of some of the leading images."""
+        for block, named in values.items():
+            kept = self.attention.setdefault(block, {})
+            for name, value in named.items():
+                kept.setdefault(name, []).append(value.double().cpu())
+
+
+def separability_records(
+    blocks: int,
+    clean: Collector,
+    degraded: Collector | None,
+    constant: Iterable[Key],
+    absent: str | None,
+) -> list[dict[str, Any]]:
+    """How well classes are told apart at each layer and kind of token; ``degraded`` None means the clean cell.
+    ``absent`` says why a model has no tokens at all.
+    """
+    records: list[Record] = []
+    sample = clean.sample
+    without = set(constant)
+    for layer in range(blocks + 2):
+        for kind in KINDS:
+            key = (layer, kind)
+            if absent is not None or key in without or key not in clean.tokens:
+                reason = absent or ("constant" if key in without else f"no {kind} token")
+                records += [Record(name, layer, None, kind, reason=reason) for name in SEPARABILITY]
+                continue
+            tokens = torch.from_numpy(np.array(clean.tokens[key]))
+            other = torch.from_numpy(np.array(degraded.tokens[key])) if degraded is not None else None
+            values = separability_profile(tokens, sample.labels, other)
+            records += [_separability_record(name, layer, kind, values) for name in SEPARABILITY]
+    return [asdict(record) for record in records]
+
+
+def _separability_record(name: str, layer: int, kind: str, values: SeparabilityValues) -> Record:
+    value = getattr(values, name)
+    if value is None:
+        return Record(name, layer, None, kind, reason="undefined")
+    hits = {"subspace_accuracy": values.subspace_hits, "knn_accuracy": values.knn_hits}.get(name)
+    if hits is None:
+        return Record(name, layer, None, kind, float(value))
+    low, high = wilson(int(hits.sum()), len(hits))
+    return Record(name, layer, None, kind, float(value), low, high)
+
+
+def attention_records(
+    blocks: int, collector: Collector, grid: tuple[int, int] | None, absent: str | None
+) -> list[dict[str, Any]]:
+    """Where the heads of each block look, with 95 % intervals over images (Student's t); head None is their mean."""
+    records: list[Record] = []
+    for block in range(1, blocks + 1):
+        values = collector.attention.get(block)
+        if values is None or grid is None:
+            records += [Record(name, block, None, "patch", reason=absent or "no attention") for name in ATTENTION]
+            continue
+        per_image = {name: torch.cat(parts) for name, parts in values.items()}
+        per_image["attention_distance_ratio"] = per_image["attention_distance"] / uniform_distance(grid)
+        for name in ATTENTION:
+            heads = per_image[name]
+            for head, column in ((None, heads.mean(1)), *enumerate(heads.T)):
+                low, high = mean_interval(column.numpy())
+                records.append(Record(name, block, head, "patch", float(column.mean()), low, high))
+    return [asdict(record) for record in records]
