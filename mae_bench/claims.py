@@ -63,6 +63,7 @@ class Contrast:
     unit: str
     statistic: Statistic
     image_interval: ImageInterval | None = None
+    degradation: str | None = None
 
 
 @dataclass(frozen=True)
@@ -215,12 +216,12 @@ def _logit(rates: np.ndarray, images: int) -> np.ndarray:
 
 def _both(measured: Measured, models: Models, degradation: str) -> np.ndarray | None:
     """Per image that both models get right when clean: the difference of their :meth:`Measured.scores`."""
-    clean = [measured.clean(model) for model in models]
-    scores = [measured.scores(model, degradation) for model in models]
-    if any(values is None for values in (*clean, *scores)):
+    clean = [c for model in models if (c := measured.clean(model)) is not None]
+    scores = [s for model in models if (s := measured.scores(model, degradation)) is not None]
+    if len(clean) < 2 or len(scores) < 2:
         return None
-    right = (clean[0] == 1) & (clean[1] == 1)  # type: ignore[index]
-    return None if right.sum() < 2 else (scores[0] - scores[1])[right]  # type: ignore[operator]
+    right: np.ndarray = (clean[0] == 1) & (clean[1] == 1)
+    return None if right.sum() < 2 else (scores[0] - scores[1])[right]
 
 
 def _difference_over_images(
@@ -231,20 +232,21 @@ def _difference_over_images(
 
     from mae_bench.statistics import mean_interval
 
-    both = [(measured.scores(a, degradation), measured.scores(b, degradation)) for a, b in pairs]
-    if not both or any(a is None or b is None for a, b in both):
+    scores = [(measured.scores(a, degradation), measured.scores(b, degradation)) for a, b in pairs]
+    differences = [a - b for a, b in scores if a is not None and b is not None]
+    if not differences or len(differences) < len(pairs):
         return None
-    low, high = mean_interval(np.mean([a - b for a, b in both], axis=0))  # type: ignore[operator]
+    low, high = mean_interval(np.mean(differences, axis=0))
     return None if low is None or high is None else (low, high)
 
 
 def _both_over_images(measured: Measured, pairs: Sequence[Models], degradation: str) -> tuple[float, float] | None:
     """95 % interval of :func:`both_right` over images within seeds, seeds averaged."""
-    images = [_both(measured, pair, degradation) for pair in pairs]
-    if not images or any(values is None for values in images):
+    images = [values for pair in pairs if (values := _both(measured, pair, degradation)) is not None]
+    if not images or len(images) < len(pairs):
         return None
-    mean = sum(float(values.mean()) for values in images) / len(images)  # type: ignore[union-attr]
-    error = sum(float(values.var(ddof=1)) / len(values) for values in images) ** 0.5 / len(images)  # type: ignore[union-attr,arg-type]
+    mean = sum(float(values.mean()) for values in images) / len(images)
+    error = math.sqrt(sum(float(values.var(ddof=1)) / len(values) for values in images)) / len(images)
     return mean - 1.96 * error, mean + 1.96 * error
 
 
@@ -374,6 +376,7 @@ def _accuracy() -> Iterable[Contrast]:
                 0.01,
                 "top-1",
                 statistic,
+                degradation=name,  # noqa: B023
                 **more,
             )
 
@@ -594,19 +597,8 @@ def _seed_interval(
 # --------------------------------------------------------------------------- tables
 
 
-COLUMNS = (
-    "contrast",
-    "verdict",
-    "estimate",
-    "low",
-    "high",
-    "image_low",
-    "image_high",
-    "per_seed",
-    "p",
-    "holm",
-    "detectable",
-)
+_NUMBERS = ("estimate", "low", "high", "image_low", "image_high")
+COLUMNS = ("contrast", "verdict", *_NUMBERS, "per_seed", "p", "holm", "detectable")
 
 
 def to_csv(found: Sequence[Finding]) -> str:
@@ -645,19 +637,19 @@ def to_markdown(measured: Measured, found: Sequence[Finding]) -> str:
         f"{len(measured.outcomes.ids):,} images; seeds per arm: {trained or 'none'}. Computed from `outcomes.npz` and "
         "`evidence.npz` alone.",
         "A positive estimate speaks for the claim. *Interval*: 95 % over training seeds (Welch's t for two arms, "
-        "one-sample t otherwise). *Images*: 95 % over images within the seeds. *Holds*: the interval lies above 0 and the "
-        "estimate is at least the smallest effect of interest; *does not hold*: the interval lies below that effect; "
+        "one-sample t otherwise). *Images*: 95 % over images within the seeds. *Holds*: the interval lies above 0 and "
+        "the estimate is at least the smallest effect of interest; *does not hold*: the interval lies below that effect; "
         "else *inconclusive*; fewer than three seeds: *single checkpoint*. *Detectable*: the smallest effect that the "
         "design finds with 80 % power. *Holm p*: over all contrasts of this page. Top-1 differences are in points.",
     ]
     for number, claim in CLAIMS.items():
         mine = [f for f in found if f.contrast.claim == number]
         parts += [f"## {number}. {claim}", _counts(mine)]
-        parts += [f"* {line}" for line in turning(mine)] and ["\n".join(f"* {line}" for line in turning(mine))]
+        if turns := turning(mine):
+            parts.append("\n".join(f"* {line}" for line in turns))
         lines = [_line(f) for f in mine]
-        header = [
-            "contrast", "arms", "estimate", "interval", "images", "per seed", "smallest", "detectable", "Holm p", "verdict"
-        ]  # fmt: skip
+        header = ["contrast", "arms", "estimate", "interval", "images", "per seed"]
+        header += ["smallest", "detectable", "Holm p", "verdict"]
         parts.append(tabulate(lines, headers=header, tablefmt="github", disable_numparse=True))
     return "\n\n".join(parts) + "\n"
 

@@ -102,7 +102,8 @@ class Batch:
 @dataclass
 class Shard:
     """What a pass over some blocks of a cell leaves: predicted outputs per block, sums of the cell, sums per layer and
-    kind, and per block each image's alignment at the last block. Shards of disjoint blocks merge into what one pass over all of them gives.
+    kind, and per block each image's alignment at the last block. Shards of disjoint blocks merge into what one pass
+    over all of them gives.
     """
 
     prediction: dict[int, np.ndarray] = field(default_factory=dict)

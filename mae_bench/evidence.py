@@ -1,4 +1,4 @@
-"""What claims are decided from beside outcomes: indicators of cells and their layers, and checkpoints along trainings."""
+"""What claims are decided from beside outcomes: indicators of cells and layers, and checkpoints along trainings."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mae_bench.cells import Cell, Level
 from mae_bench.store import RunDirectory, StoreError, cell_of
 
 EVIDENCE_VERSION = 1
-WITHOUT_HEADS = ("alignment", "alignment_centered", "correlation", "retention", "retention_adjusted", "newly_active")
+WITHOUT_HEADS = ("alignment", "alignment_centered", "correlation", "retention", "newly_active")
 """Indicators kept for all heads together only."""
 
 
@@ -92,6 +92,12 @@ class Evidence:
         pattern = re.compile(rf"{re.escape(indicator)}\|(\d+)\|\|{token}")
         named = ((pattern.fullmatch(name), v) for name, v in self.values.get(model, {}).get(condition, {}).items())
         return dict(sorted((int(match[1]), v[0]) for match, v in named if match))
+
+    def heads(self, model: str, condition: str, indicator: str, token: str) -> dict[tuple[int, int], float]:
+        """An indicator by block and head."""
+        pattern = re.compile(rf"{re.escape(indicator)}\|(\d+)\|(\d+)\|{token}")
+        named = ((pattern.fullmatch(name), v) for name, v in self.values.get(model, {}).get(condition, {}).items())
+        return {(int(match[1]), int(match[2])): v[0] for match, v in named if match}
 
     def models(self, arm: str) -> dict[int, str]:
         """Models of ``arm`` by seed."""

@@ -32,6 +32,7 @@ from mae_bench.suites import SuiteEntry, suite_entry
 
 if TYPE_CHECKING:
     from mae_bench.baseline import Baseline
+    from mae_bench.claims import Finding
     from mae_bench.comparison import Comparison
     from mae_bench.evaluate import CellResult, Evaluation
     from mae_bench.executors.local import LocalExecutor
@@ -45,6 +46,7 @@ _MARKS = {
     **{family: f"cells of the {family} family" for family in FAMILIES},
     **{group: f"ImageNet-C cells of the {group} group" for group in GROUPS},
     "representation": "items about what happens inside a model",
+    "claims": "claims of the literature, decided from committed results",
 }
 
 
@@ -303,6 +305,30 @@ class Harness:
         return Baseline.load(self.baseline_path, self.suite.name) if self.baseline_path is not None else None
 
     @cached_property
+    def evidence_path(self) -> Path | None:
+        """The evidence beside the baseline, where there is some."""
+        path = self.baseline_path / "evidence.npz" if self.baseline_path is not None else None
+        return path if path is not None and path.exists() else None
+
+    @cached_property
+    def decided(self) -> tuple[dict[str, Finding], dict[str, str]]:
+        """Every contrast as the committed files decide it now, and the verdicts that are committed beside them.
+
+        Raises:
+            BenchError: a file is missing or unreadable.
+        """
+        from mae_bench.claims import ClaimError, Measured, findings, stored_verdicts
+        from mae_bench.evidence import Evidence
+
+        path = self.evidence_path
+        assert path is not None
+        table = path.with_name("claims.csv")
+        if self.baseline is None or not table.exists():
+            raise ClaimError(f"{path} needs cells.csv, outcomes.npz and claims.csv beside it: restore them")
+        found = findings(Measured(self.baseline.outcomes, Evidence.load(path)))
+        return {f.contrast.name: f for f in found}, stored_verdicts(table.read_text())
+
+    @cached_property
     def rule(self) -> Rule:
         from mae_bench.regression import Rule
 
@@ -427,8 +453,10 @@ class Harness:
             self.executor.release()
 
 
-PARAMETERS = ("mae_bench_cell", "mae_bench_represented", "mae_bench_model")
+PARAMETERS = ("mae_bench_cell", "mae_bench_represented", "mae_bench_model", "mae_bench_claim")
 """Hidden fixtures that are parametrized."""
+NO_EVIDENCE = "no_evidence"
+"""Id of the one claim that is collected, and skipped, where there is nothing to decide from."""
 REPRESENTED_FAMILIES = ("clean", "blur", "occlusion", "token_drop")
 HARNESS = pytest.StashKey[Harness]()
 
@@ -524,6 +552,74 @@ class BoundRepresentation(BoundCell):
         self.run()
 
 
+class BoundClaim:
+    """The ``claim`` of a test: one contrast, to be decided from the committed outcomes and evidence."""
+
+    def __init__(self, name: str, request: pytest.FixtureRequest) -> None:
+        self.name = name
+        self._harness = request.config.stash[HARNESS]
+
+    def check(self) -> None:
+        """Fail where the verdict is another than the committed one, or where a cell that this run evaluated lies off
+        the interval that is committed for it.
+        """
+        harness = self._harness
+        if self.name == NO_EVIDENCE:
+            pytest.skip(
+                f"{harness.baseline_path} holds no evidence.npz: evaluate with --mae-limit 0 --mae-full, then use "
+                "mae-bench claims"
+            )
+        try:
+            found, stored = harness.decided
+            finding = found[self.name]
+            if (before := stored.get(self.name, "nothing")) != finding.confirmed:
+                estimate = "none" if finding.estimate is None else f"{finding.estimate:.5g}"
+                _fail(
+                    BenchError(
+                        f"{self.name}: committed is {before!r}, outcomes and evidence now say {finding.confirmed!r} "
+                        f"(estimate {estimate}, interval {finding.low} to {finding.high}); make claims.md again with "
+                        "mae-bench claims if that is meant"
+                    )
+                )
+            self._check_own_cells(finding)
+        except BenchError as error:
+            _fail(error)
+
+    def _check_own_cells(self, finding: Finding) -> None:
+        """Hold the cells of this run that the contrast is about against their committed intervals."""
+        from mae_bench.store import RunDirectory, StoreError
+
+        harness = self._harness
+        assert harness.baseline is not None
+        run = RunDirectory(harness.run_path)
+        degradation = finding.contrast.degradation
+        for name, row in harness.baseline.rows.items():
+            if row.degradation != degradation or row.top1_low is None or row.top1_high is None:
+                continue
+            result = run.read_cell(Cell.parse(name)) if name in harness.collected else None
+            if result is None or result.row.top1_low is None or result.row.top1_high is None:
+                continue
+            if result.row.weights_hash == row.weights_hash and (
+                result.row.top1_low > row.top1_high or result.row.top1_high < row.top1_low
+            ):
+                raise StoreError(
+                    f"{name}: top-1 {result.row.top1:.4f} of {result.row.n} images is off the committed interval "
+                    f"{row.top1_low:.4f} to {row.top1_high:.4f} of {row.n}, which {self.name} was decided from"
+                )
+
+
+@pytest.fixture
+def mae_bench_claim(request: pytest.FixtureRequest) -> str:
+    """Name of a contrast. Parametrized in place of ``claim``."""
+    return str(request.param)
+
+
+@pytest.fixture
+def claim(mae_bench_claim: str, request: pytest.FixtureRequest) -> BoundClaim:
+    """One contrast of :mod:`mae_bench.claims`."""
+    return BoundClaim(mae_bench_claim, request)
+
+
 @pytest.fixture
 def mae_bench_represented(request: pytest.FixtureRequest) -> str:
     """Id of a cell. Parametrized in place of ``representation``."""
@@ -595,7 +691,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     harness = metafunc.config.stash[HARNESS]
     try:
-        models = harness.models(metafunc.definition.path)
+        if "mae_bench_claim" in wanted:
+            from mae_bench.claims import CONTRASTS
+
+            ids = list(CONTRASTS) if harness.evidence_path is not None else [NO_EVIDENCE]
+            metafunc.parametrize("mae_bench_claim", ids, indirect=True, ids=ids)
+        models = harness.models(metafunc.definition.path) if wanted != ["mae_bench_claim"] else []
         if "mae_bench_model" in wanted:
             ids = [entry.name for entry in models]
             metafunc.parametrize("mae_bench_model", ids, indirect=True, ids=ids)
@@ -639,7 +740,9 @@ def _cells(model: str, definition: pytest.Item, harness: Harness) -> Iterable[Ce
 
 
 class Order:
-    """Brings the items of a model together, where its first stands, after everyone else has ordered them."""
+    """Brings the items of a model together, where its first stands, after everyone else has ordered them, and claims
+    behind the cells that they are about.
+    """
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> Generator[None, None, None]:
@@ -647,7 +750,8 @@ class Order:
         groups: dict[object, list[pytest.Item]] = {}
         for item in items:
             groups.setdefault(_model_of(item) or item, []).append(item)
-        items[:] = [item for group in groups.values() for item in group]
+        together = [item for group in groups.values() for item in group]
+        items[:] = sorted(together, key=lambda item: "mae_bench_claim" in getattr(item, "fixturenames", ()))
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:

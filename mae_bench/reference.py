@@ -71,7 +71,7 @@ class Reference:
             self._keep_active(start, features.heads)
 
     def side(self, start: int, stop: int, features: Features) -> CleanSide:
-        """The clean side of images ``start`` to ``stop`` for the keys of their degraded ``features``, on their device."""
+        """The clean side of images ``start`` to ``stop`` for the keys of their degraded ``features``."""
         device = next(iter([*features.tokens.values(), *features.heads.values()]), torch.empty(0)).device
         known = [key for key in features.tokens if key not in self.constant]
         return CleanSide(
@@ -81,8 +81,8 @@ class Reference:
         )
 
     def side_of_kept(self, features: Features, hidden: Tensor) -> CleanSide:
-        """The clean side of images whose tokens were dropped where ``hidden`` (B, P): ``features`` are their clean ones,
-        already restricted to the kept tokens.
+        """The clean side of images whose tokens were dropped where ``hidden`` (B, P): ``features`` are their clean
+        ones, already restricted to the kept tokens.
         """
         known = [key for key in features.tokens if key not in self.constant]
         centers = {key: self.centers[key].to(hidden.device) for key in known if key in self.centers}

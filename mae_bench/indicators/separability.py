@@ -73,7 +73,7 @@ def subspace_dimension(features: int, smallest_class: int) -> int:
     k = min(SUBSPACE_DIMENSIONS, features // 4, smallest_class // 3)
     if k < 1:
         raise SeparabilityError(
-            f"a class subspace needs at least 3 fitting images (6 images) a class and 4 features; the smallest class has "
+            f"a class subspace needs 3 fitting images (of 5 images) a class and 4 features; the smallest class has "
             f"{smallest_class} fitting images, tokens have {features} features: add images, or leave the item out"
         )
     return k
@@ -87,7 +87,7 @@ def halves(labels: Tensor, per_class: int = IMAGES_PER_CLASS) -> tuple[Tensor, T
     (tensor([0, 1, 4]), tensor([2, 3]))
     """
     rank = torch.empty_like(labels)
-    for label in labels.unique():
+    for label in torch.unique(labels):
         members = (labels == label).nonzero()[:, 0]
         rank[members] = torch.arange(len(members))
     kept = rank < per_class
@@ -95,13 +95,13 @@ def halves(labels: Tensor, per_class: int = IMAGES_PER_CLASS) -> tuple[Tensor, T
 
 
 def class_subspaces(tokens: Tensor, labels: Tensor, within: bool = False) -> Subspaces:
-    """Per class the first k right singular vectors of its ``tokens`` (N, D) minus the mean of all; ``within`` takes away
-    the mean of each class first.
+    """Per class the first k right singular vectors of its ``tokens`` (N, D) minus the mean of all; ``within`` takes
+    away the mean of each class first.
 
     Raises:
         SeparabilityError: there are fewer than two classes, or too few images or features.
     """
-    classes, index, counts = labels.unique(return_inverse=True, return_counts=True)
+    classes, index, counts = torch.unique(labels, return_inverse=True, return_counts=True)
     if len(classes) < 2:
         raise SeparabilityError(f"separability needs at least two classes; the images have {len(classes)}")
     k = subspace_dimension(tokens.shape[1], int(counts.min()))
@@ -151,7 +151,7 @@ def fisher_ratio(tokens: Tensor, labels: Tensor) -> float | None:
     >>> fisher_ratio(torch.tensor([[0.0], [2.0], [10.0], [12.0]]), torch.tensor([0, 0, 1, 1]))
     25.0
     """
-    _, index, counts = labels.unique(return_inverse=True, return_counts=True)
+    _, index, counts = torch.unique(labels, return_inverse=True, return_counts=True)
     values = tokens.double()
     means = _class_means(values, index, counts)
     between = float(((means - values.mean(0)).square().sum(1) * counts).sum())
@@ -186,7 +186,7 @@ def separability_profile(tokens: Tensor, labels: Tensor, degraded: Tensor | None
     Raises:
         SeparabilityError: as :func:`class_subspaces`.
     """
-    _, index = labels.unique(return_inverse=True)
+    _, index = torch.unique(labels, return_inverse=True)
     fitting, held_out = halves(index)
     clean = class_subspaces(tokens[fitting], index[fitting])
     seen = tokens if degraded is None else degraded

@@ -47,8 +47,8 @@ class Taps:
     """No tap: the base, and the reading of an architecture that is not known.
 
     ``reason``, ``head_reason``, ``attention_reason`` and ``token_reason`` say why there are no tokens, heads, attention
-    maps, or tokens that can be dropped; None where there are. ``grid`` is (rows, columns) of the patches, ``prefix`` the
-    number of tokens before them.
+    maps, or tokens that can be dropped; None where there are. ``grid`` is (rows, columns) of the patches, ``prefix``
+    the number of tokens before them.
     """
 
     blocks = 0
@@ -85,8 +85,8 @@ class Taps:
 
     @contextmanager
     def dropping(self, hidden: Tensor) -> Iterator[None]:
-        """Forward passes inside go without the patch tokens where ``hidden`` (B, P) is True, as many for each image; what
-        is kept stays in order, with its position embedding.
+        """Forward passes inside go without the patch tokens where ``hidden`` (B, P) is True, as many for each image;
+        what is kept stays in order, with its position embedding.
 
         Raises:
             ModelError: the model has no tokens that can be dropped.
@@ -193,7 +193,8 @@ class TransformerTaps(Taps):
             kept = _kept(tokens[:, prefix:], hidden)
             return torch.cat([tokens[:, :prefix], kept], dim=1)
 
-        return self.model.norm_pre.register_forward_hook(drop)
+        handle: RemovableHandle = self.model.norm_pre.register_forward_hook(drop)
+        return handle
 
     def of_kept(self, features: Features, hidden: Tensor) -> Features:
         kept = Features(dict(features.tokens), dict(features.heads))
@@ -239,7 +240,7 @@ def attention_map(attention: nn.Module, tokens: Tensor) -> Tensor:
     qkv = attention.qkv(tokens).reshape(batch, count, 3, attention.num_heads, -1)  # type: ignore[operator]
     queries, keys, _ = qkv.permute(2, 0, 3, 1, 4).unbind(0)
     queries, keys = attention.q_norm(queries), attention.k_norm(keys)  # type: ignore[operator]
-    scores: Tensor = (queries.float() * attention.scale) @ keys.float().transpose(-2, -1)  # type: ignore[operator]
+    scores: Tensor = (queries.float() * attention.scale) @ keys.float().transpose(-2, -1)
     return scores.softmax(-1)
 
 

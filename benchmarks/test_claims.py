@@ -1,0 +1,6 @@
+import pytest
+
+
+@pytest.mark.claims
+def test_claim(claim):
+    claim.check()

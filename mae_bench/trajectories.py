@@ -1,0 +1,85 @@
+"""Checkpoints along trainings, evaluated: degraded against clean accuracy while a model is still learning."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from mae_bench.cells import Level
+from mae_bench.degradations import DEGRADATIONS
+from mae_bench.degradations.ladders import levels
+from mae_bench.errors import BenchError
+from mae_bench.evaluate import Evaluation, Settings
+from mae_bench.evidence import Trajectories
+from mae_bench.models.pool import Pool
+from mae_bench.models.registry import ModelEntry
+from mae_bench.models.zoo import digest, load_weights
+from mae_bench.store import write_atomically
+from mae_bench.suites import Suite
+
+FAMILIES = ("clean", "blur", "occlusion", "token_drop")
+_NAME = re.compile(r"(?P<model>.+)@(?P<share>[01]\.\d)")
+
+
+def conditions(suite: Suite) -> list[tuple[str, Level]]:
+    """Degradations and levels of the default matrix that checkpoints are evaluated under."""
+    size = suite.entry.reference_size
+    kinds = [kind.name for kind in DEGRADATIONS.values() if kind.family in FAMILIES]
+    return [(name, level) for name in kinds for level in levels(name, size)]
+
+
+def evaluated(
+    folder: Path, suite: Suite, settings: Settings, scratch: Path, report: Callable[[str], None] = print
+) -> Trajectories:
+    """How many of the first images the checkpoints ``<model>@<share>.safetensors`` in ``folder`` classify rightly,
+    under each of :func:`conditions`. What was evaluated before is read from ``folder/correct.json``, which grows with
+    each finished checkpoint.
+
+    Raises:
+        BenchError: there is no checkpoint, one cannot be loaded, or those evaluated before saw other images.
+    """
+    paths = sorted(path for path in folder.glob("*.safetensors") if _NAME.fullmatch(path.stem))
+    if not paths:
+        raise BenchError(
+            f"{folder} holds no checkpoint <model>@<share>.safetensors: mae-bench train leaves them in its --out"
+        )
+    images = suite.manifest.subset(settings.limit)
+    record = folder / "correct.json"
+    known = json.loads(record.read_text()) if record.exists() else {"manifest": suite.manifest_hash, "images": images}
+    if (known["manifest"], known["images"]) != (suite.manifest_hash, images):
+        raise BenchError(
+            f"{record} is of {known['images']} images of manifest {known['manifest']}, not of {images} of "
+            f"{suite.manifest_hash}: use the same limit, or remove it"
+        )
+    finished = known.setdefault("checkpoints", {})
+    pool = Pool(settings.device)
+    for path in paths:
+        weights = digest(path)
+        if finished.get(path.stem, {}).get("sha256") == weights:
+            continue
+        model = pool.load(ModelEntry(path.stem.replace("@", "_at_")), lambda path=path: load_weights(path))
+        evaluation = Evaluation(suite, model, settings, scratch, run_id="trajectories")
+        try:
+            correct = {}
+            for name, level in conditions(suite):
+                row = evaluation.run(name, level).row
+                if row.top1 is not None:
+                    correct[row.condition] = round(row.top1 * row.n)
+        finally:
+            evaluation.close()
+            pool.release()
+        finished[path.stem] = {"sha256": weights, "correct": correct}
+        write_atomically(record, (json.dumps(known, indent=1) + "\n").encode())
+        report(f"{path.stem}: clean top-1 {correct['clean-0.00'] / images:.4f}")
+    return _trajectories(images, {path.stem: finished[path.stem]["correct"] for path in paths})
+
+
+def _trajectories(images: int, correct: dict[str, dict[str, int]]) -> Trajectories:
+    found = Trajectories(images)
+    for name, counts in correct.items():
+        match = _NAME.fullmatch(name)
+        assert match is not None
+        found.correct.setdefault(match["model"], {})[float(match["share"])] = counts
+    return found
