@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -15,58 +18,349 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+train = typer.Typer(
+    help="Make the bundled models again, each by its recipe. A run that was killed goes on where its last checkpoint "
+    'is. Needs the extra: pip install "mae-bench\\[train]".',
+    no_args_is_help=True,
+)
+app.add_typer(train, name="train")
+
+SuiteName = Annotated[str, typer.Option(help="Suite whose training images are used: fashion_mnist or cifar10.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of the recipe.")]
+Data = Annotated[
+    Path | None, typer.Option(help="Folder of the training images (Fashion-MNIST: /usr/share/datasets/fashion-mnist).")
+]
+Out = Annotated[Path, typer.Option(help="Where weights, card, curve and checkpoints go.")]
+Threads = Annotated[int, typer.Option(min=1, help="CPU threads of torch.")]
+_DATA = {"fashion_mnist": Path("/usr/share/datasets/fashion-mnist")}
+_OUT = Path("results/training")
 
 
-@app.callback()
-def _program() -> None:
-    """Keeps `mae-bench models` a subcommand however few there are."""
+class Equal(StrEnum):
+    """What a supervised training has in common with the fine-tuned model."""
+
+    flops = "flops"
+    epochs = "epochs"
+
+
+@contextmanager
+def _reported(command: str) -> Iterator[None]:
+    """Errors as one sentence, and exit code 2."""
+    try:
+        yield
+    except (BenchError, FileNotFoundError) as error:
+        typer.echo(f"mae-bench {command}: {error}", err=True)
+        raise typer.Exit(2) from error
 
 
 @app.command()
 def models() -> None:
-    """List the models that ship with the package: architecture, parameters, validation top-1, how they were made."""
+    """List the models that ship with the package.
+
+    Arm, seed, architecture, parameters, clean top-1 on the suite's images where they are committed in results/ and on
+    the validation images, and how each was made.
+    """
     from tabulate import tabulate
 
     from mae_bench.models.zoo import cards
 
-    lines = [
-        (card.name, card.architecture, f"{card.parameters:,}", f"{100 * card.validation_top1:.2f} %", card.summary)
-        for card in cards()
-    ]
-    headers = ["model", "architecture", "parameters", "validation top-1", "made by"]
+    def percent(value: float | None) -> str:
+        return "-" if value is None else f"{100 * value:.2f} %"
+
+    with _reported("models"):
+        clean = _committed_clean()
+        lines = [
+            (
+                card.name,
+                card.arm,
+                card.seed,
+                card.architecture,
+                f"{card.parameters:,}",
+                percent(clean.get(card.name)),
+                percent(card.validation_top1),
+                card.summary,
+            )
+            for card in cards()
+        ]
+    headers = ["model", "arm", "seed", "architecture", "parameters", "clean top-1", "validation", "made by"]
     typer.echo(tabulate(lines, headers=headers, disable_numparse=True))
 
 
+def _committed_clean() -> dict[str, float]:
+    """Clean top-1 by model from the results below the working directory."""
+    from mae_bench.baseline import read_rows
+
+    tables = Path("results").glob("*/cells.csv")
+    rows = [row for table in sorted(tables) for row in read_rows(table)]
+    return {row.model: row.top1 for row in rows if row.family == "clean" and row.top1 is not None}
+
+
 @app.command()
-def train(
-    recipe: Annotated[str, typer.Argument(help="Name of the bundled model to make again, such as mae_ft_s0.")],
-    data: Annotated[Path, typer.Option(help="Folder of the four Fashion-MNIST idx files.")] = Path(
-        "/usr/share/datasets/fashion-mnist"
-    ),
-    out: Annotated[Path, typer.Option(help="Where weights, card, curve and checkpoints go.")] = Path(
-        "results/training"
-    ),
-    threads: Annotated[int, typer.Option(min=1, help="CPU threads of torch.")] = 1,
+def degradations(
+    preview: Annotated[
+        Path | None, typer.Option(help="Write a picture of an image of the bundled suite under each, PNG or SVG.")
+    ] = None,
+    position: Annotated[int, typer.Option(min=0, help="Which image of the suite to show.")] = 0,
 ) -> None:
-    """Train a bundled model by its recipe; a run that was killed goes on where its last checkpoint is.
+    """List every degradation: family, unit, and the levels of the bundled suite's ladder.
 
-    Needs the extra: pip install "mae-bench[train]".
+    Example: mae-bench degradations --preview degradations.png
     """
-    from mae_bench.training.recipes import recipe_named
+    from tabulate import tabulate
 
-    try:
-        chosen = recipe_named(recipe)
+    from mae_bench.degradations import DEGRADATIONS
+    from mae_bench.degradations.ladders import levels
+    from mae_bench.suites import suite_entry
+
+    entry = suite_entry("fashion_mnist")
+    lines = [
+        (kind.name, kind.family, kind.unit, " ".join(map(str, levels(kind.name, entry.reference_size, full=True))))
+        for kind in DEGRADATIONS.values()
+        if kind.family != "clean"
+    ]
+    headers = ["degradation", "family", "unit of level", "levels"]
+    typer.echo(tabulate(lines, headers=headers, disable_numparse=True))
+    if preview is None:
+        return
+    with _reported("degradations"):
+        if preview.suffix not in (".png", ".svg"):
+            raise BenchError(f"--preview {preview}: name a .png or .svg file")
+        from mae_bench.figures import degradation_strip
+
+        suite = entry.load(None)
+        if position >= len(suite.manifest.ids):
+            raise BenchError(f"--position {position}: the suite has {len(suite.manifest.ids)} images, from 0 on")
+        figure = degradation_strip(suite, position)
+        preview.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(preview, dpi=110)
+    typer.echo(f"written to {preview}")
+
+
+@app.command()
+def claims(
+    run: Annotated[
+        list[Path] | None,
+        typer.Option(help="Run directory with all images, levels and seeds and its representations; repeatable."),
+    ] = None,
+    trajectories: Annotated[
+        Path | None, typer.Option(help="Folder of checkpoints <model>@<share>.safetensors to evaluate.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=0, help="Images that checkpoints are evaluated on; 0 = all.")] = 1024,
+    suite: Annotated[str, typer.Option(help="Suite that the claims are decided on.")] = "fashion_mnist",
+    data: Annotated[Path | None, typer.Option(help="Directory of the suite's images, for checkpoints.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Committed results (default results/<suite>).")] = None,
+    threads: Threads = 1,
+) -> None:
+    """Decide the claims of the literature from committed results, and write claims.md and claims.csv beside them.
+
+    With --run, evidence.npz is made from those runs first; without, the one that is there is used.
+
+    Example: mae-bench claims --run results/runs/full --trajectories results/fashion_mnist/trajectories
+    """
+    import tempfile
+
+    from mae_bench.baseline import Baseline
+    from mae_bench.claims import ClaimError, Measured, findings, to_csv, to_markdown
+    from mae_bench.evidence import Evidence
+    from mae_bench.store import RunDirectory, write_together
+    from mae_bench.suites import suite_entry
+
+    with _reported("claims"):
+        folder = out or Path("results") / suite
+        baseline = Baseline.load(folder, suite)
+        if baseline is None:
+            raise ClaimError(f"{folder} holds no committed outcomes: make them with --mae-update-baseline first")
+        written: dict[Path, bytes] = {}
+        if run:
+            for path in run:
+                if not (path / "cells").is_dir() and not (path / "representations").is_dir():
+                    raise ClaimError(f"--run {path}: not a run directory; pytest benchmarks --mae-run DIR makes one")
+            along = None
+            if trajectories is not None:
+                import torch
+
+                from mae_bench.evaluate import Settings
+                from mae_bench.trajectories import evaluated
+
+                torch.set_num_threads(threads)
+                with tempfile.TemporaryDirectory() as scratch:
+                    settings = Settings(limit=limit, threads=threads)
+                    images = suite_entry(suite).load(data)
+                    along = evaluated(trajectories, images, settings, Path(scratch), typer.echo)
+            made = Evidence.of(suite, [RunDirectory(path) for path in run], along)
+            written[folder / "evidence.npz"] = made.to_bytes()
+            write_together(written)
+        elif not (folder / "evidence.npz").exists():
+            raise ClaimError(f"{folder} holds no evidence.npz: name the run that it is made from with --run DIR")
+        measured = Measured(baseline.outcomes, Evidence.load(folder / "evidence.npz"))
+        found = findings(measured)
+        page = to_markdown(measured, found)
+        write_together({folder / "claims.md": page.encode(), folder / "claims.csv": to_csv(found).encode()})
+    typer.echo(f"{len(found)} contrasts decided: {folder / 'claims.md'}")
+
+
+@app.command()
+def figures(
+    suite: Annotated[str, typer.Option(help="Suite whose committed results are drawn.")] = "fashion_mnist",
+    results: Annotated[Path | None, typer.Option(help="Committed results (default results/<suite>).")] = None,
+    out: Annotated[Path | None, typer.Option(help="Where SVG and PNG go (default RESULTS/figures).")] = None,
+    model: Annotated[list[str] | None, typer.Option(help="Bundled model whose classes are mapped; repeatable.")] = None,
+) -> None:
+    """Draw committed results: accuracy by level, layer profiles, retention by head, attention distance, a map of
+    classes by layer, and the degradations.
+
+    Example: mae-bench figures --suite fashion_mnist --out results/fashion_mnist/figures
+    """
+    from mae_bench.baseline import Baseline
+    from mae_bench.evidence import Evidence
+    from mae_bench.suites import suite_entry
+
+    with _reported("figures"):
+        from mae_bench.figures import FigureError, class_map, degradation_strip, drawn, save
+
+        folder = results or Path("results") / suite
+        target = out or folder / "figures"
+        baseline = Baseline.load(folder, suite)
+        if baseline is None or not (folder / "evidence.npz").exists():
+            raise FigureError(
+                f"{folder} needs cells.csv, outcomes.npz and evidence.npz: make them with --mae-update-baseline and "
+                "mae-bench claims"
+            )
+        paths = drawn(baseline, Evidence.load(folder / "evidence.npz"), target)
+        entry = suite_entry(suite)
+        if entry.bundled:
+            loaded = entry.load(None)
+            paths += save(degradation_strip(loaded), target, "degradations")
+            for name in model or ("mae_ft_s0", "supervised_s0"):
+                tokens, labels = _class_tokens(loaded, name)
+                figure = class_map(tokens, labels, loaded.manifest.classes, name, "cls")
+                paths += save(figure, target, f"classes_{name}")
+    typer.echo("\n".join(map(str, paths)))
+
+
+def _class_tokens(suite, name):  # type: ignore[no-untyped-def]
+    """CLS tokens of a bundled model by layer on the sample of clean images, and their labels."""
+    import tempfile
+
+    from mae_bench.evaluate import Evaluation, Settings
+    from mae_bench.models.pool import Pool
+    from mae_bench.models.registry import ModelEntry
+    from mae_bench.models.zoo import bundled
+
+    model = Pool("cpu").load(ModelEntry(name), lambda: bundled(name))
+    with tempfile.TemporaryDirectory() as scratch:
+        evaluation = Evaluation(suite, model, Settings(limit=1), Path(scratch), "figures")
+        try:
+            tokens = evaluation.clean_tokens("cls")
+        finally:
+            evaluation.close()
+        return tokens, evaluation.sample.labels.numpy()
+
+
+# --------------------------------------------------------------------------- training
+
+
+def _train(command: str, arm: str, suite: str, seed: int, data: Path | None, out: Path, threads: int) -> None:
+    with _reported(f"train {command}"):
+        from mae_bench.training.recipes import recipe_of
+
+        recipe = recipe_of(arm, suite, seed)
+        folder = data or _DATA.get(suite)
+        if folder is None:
+            raise BenchError(f"the training images of {suite} lie where you put them: name their folder with --data")
         try:
             import torch
 
-            from mae_bench.training.loop import train as run
+            from mae_bench.training import arms
         except ModuleNotFoundError as error:
             raise BenchError(f'{error.name} is not installed: pip install "mae-bench[train]"') from error
         torch.set_num_threads(threads)
-        run(chosen, data, out, typer.echo)
-    except (BenchError, FileNotFoundError) as error:
-        typer.echo(f"mae-bench train: {error}", err=True)
-        raise typer.Exit(2) from error
+        if command == "search":
+            arms.search(recipe, folder, out, typer.echo)
+        else:
+            arms.train(recipe, folder, out, typer.echo)
+
+
+@train.command()
+def pretrain(
+    suite: SuiteName = "fashion_mnist", seed: Seed = 0, data: Data = None, out: Out = _OUT, threads: Threads = 1
+) -> None:
+    """Pretrain a masked autoencoder and keep its encoder.
+
+    Example: mae-bench train pretrain --seed 1
+    """
+    _train("pretrain", "mae_pretrained", suite, seed, data, out, threads)
+
+
+@train.command()
+def finetune(
+    suite: SuiteName = "fashion_mnist", seed: Seed = 0, data: Data = None, out: Out = _OUT, threads: Threads = 1
+) -> None:
+    """Fine-tune the pretrained encoder of the same seed, found in --out or as bundled.
+
+    Example: mae-bench train finetune --seed 1
+    """
+    _train("finetune", "mae_ft", suite, seed, data, out, threads)
+
+
+@train.command()
+def probe(
+    suite: SuiteName = "fashion_mnist", seed: Seed = 0, data: Data = None, out: Out = _OUT, threads: Threads = 1
+) -> None:
+    """Fit a linear classifier on the frozen pretrained encoder of the same seed.
+
+    Example: mae-bench train probe --seed 1
+    """
+    _train("probe", "mae_probe", suite, seed, data, out, threads)
+
+
+@train.command()
+def supervised(
+    suite: SuiteName = "fashion_mnist",
+    seed: Seed = 0,
+    equal: Annotated[
+        Equal, typer.Option(help="Spend the fine-tuned model's FLOPs, or its labelled epochs.")
+    ] = Equal.flops,
+    data: Data = None,
+    out: Out = _OUT,
+    threads: Threads = 1,
+) -> None:
+    """Train the same network from scratch.
+
+    Example: mae-bench train supervised --seed 1 --equal flops
+    """
+    arm = "supervised" if equal is Equal.flops else "supervised_ep"
+    _train("supervised", arm, suite, seed, data, out, threads)
+
+
+@train.command()
+def cnn(
+    suite: SuiteName = "fashion_mnist", seed: Seed = 0, data: Data = None, out: Out = _OUT, threads: Threads = 1
+) -> None:
+    """Train the residual CNN.
+
+    Example: mae-bench train cnn
+    """
+    _train("cnn", "cnn", suite, seed, data, out, threads)
+
+
+@train.command()
+def search(
+    arm: Annotated[str, typer.Argument(help="mae_ft or supervised.")],
+    suite: SuiteName = "fashion_mnist",
+    seed: Seed = 0,
+    data: Data = None,
+    out: Out = _OUT,
+    threads: Threads = 1,
+) -> None:
+    """Try three learning rates for a quarter of the steps and record their validation top-1.
+
+    Example: mae-bench train search supervised
+    """
+    if arm not in ("mae_ft", "supervised"):
+        typer.echo(f"mae-bench train search: no rate is searched for {arm!r}: name mae_ft or supervised", err=True)
+        raise typer.Exit(2)
+    _train("search", arm, suite, seed, data, out, threads)
 
 
 def main() -> None:

@@ -238,6 +238,15 @@ class Evaluation:
         """The given blocks of a degraded cell alone, to be merged with the others before :meth:`result`."""
         return self._pass(name, level, blocks, self.reference, None)
 
+    def clean_tokens(self, kind: str) -> dict[int, Tensor]:
+        """Clean tokens (N, D) of one ``kind`` of the :attr:`sample` by layer."""
+        tokens = self._collected_clean().tokens
+        return {
+            layer: torch.from_numpy(np.array(values))
+            for (layer, name), values in sorted(tokens.items())
+            if name == kind
+        }
+
     @cached_property
     def sample(self) -> Sample:
         """Images on which classes are told apart."""

@@ -151,7 +151,7 @@ def layer_profiles(evidence: Evidence, indicator: str, label: str, clean: bool =
 
 
 def retention_maps(evidence: Evidence) -> Figure:
-    """Adjusted retention of each head and block as heat maps: one row per arm (first seed), one column per condition."""
+    """Adjusted retention of each head and block as heat maps: one row per arm (first seed), one column a condition."""
     plt = _pyplot()
     arms = [arm for arm in ("mae_pretrained", "mae_ft", "supervised") if evidence.models(arm)]
     conditions = _shown_conditions(evidence)

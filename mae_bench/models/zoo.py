@@ -85,12 +85,14 @@ ARCHITECTURES = {
 
 @dataclass(frozen=True)
 class Card:
-    """What is recorded of a bundled model beside its weights; top-1 in [0, 1]."""
+    """What is recorded of a bundled model beside its weights; top-1 in [0, 1], None for an encoder."""
 
     name: str
+    arm: str
+    seed: int
     architecture: str
     parameters: int
-    validation_top1: float
+    validation_top1: float | None
     summary: str
 
 
@@ -101,7 +103,15 @@ def cards() -> list[Card]:
         record = json.loads(path.with_suffix(".json").read_text())
         recipe = record["recipe"]
         found.append(
-            Card(path.stem, recipe["architecture"], record["parameters"], record["validation_top1"], recipe["summary"])
+            Card(
+                path.stem,
+                recipe["arm"],
+                recipe["seed"],
+                recipe["architecture"],
+                record["parameters"],
+                record.get("validation_top1"),
+                recipe["summary"],
+            )
         )
     return found
 
@@ -116,6 +126,12 @@ def bundled(name: str) -> nn.Module:
     if not path.exists():
         known = (file.stem for file in WEIGHTS.glob("*.safetensors"))
         raise ModelError(f"unknown bundled model {name!r}: {near_name(name, known)}")
+    recorded = json.loads(path.with_suffix(".json").read_text())["sha256"]
+    if (found := digest(path)) != recorded:
+        raise ModelError(
+            f"{path} hashes to {found[:12]}, its record says {recorded[:12]}: the file was changed; install mae_bench "
+            "again"
+        )
     return load_weights(path)
 
 
