@@ -128,6 +128,7 @@ SUITES: dict[str, SuiteEntry] = {
     entry.name: entry
     for entry in (
         SuiteEntry("fashion_mnist", 28, 1024, True, "10,000 bundled Fashion-MNIST test images, 28 px, greyscale"),
+        SuiteEntry("cifar10", 32, 1024, False, "10,000 CIFAR-10 test images, 32 px, colour, below --mae-data"),
         SuiteEntry("imagefolder", 224, 0, False, "one folder of images per class, below --mae-data", 0.875),
     )
 }

@@ -1,2 +1,136 @@
+"""CIFAR-10 (Krizhevsky 2009): 32x32 colour images of ten classes, as torchvision leaves them or in class folders.
+
+Nothing is downloaded here; whoever wants the images gets them with torchvision once.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from mae_bench.images import content_hash, decode, stratified
+from mae_bench.suites import Suite, SuiteEntry, SuiteError
+from mae_bench.suites.imagefolder import class_folders, image_files
+
+CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 MEAN = (0.4914, 0.4822, 0.4465)
+"""Mean pixel of the training images, in [0, 1]."""
 STD = (0.2470, 0.2435, 0.2616)
+"""Standard deviation of the training pixels, in [0, 1]."""
+BATCHES = "cifar-10-batches-py"
+TRAINING = tuple(f"data_batch_{i}" for i in range(1, 6))
+TEST = ("test_batch",)
+_ALLOWED = {
+    ("numpy", "ndarray"),
+    ("numpy", "dtype"),
+    ("numpy.core.multiarray", "_reconstruct"),
+    ("numpy._core.multiarray", "_reconstruct"),
+    ("_codecs", "encode"),
+}
+"""What a pickled array of bytes is made of, and no more."""
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Rebuilds dictionaries of arrays; whatever else a file asks for is refused before it is looked up."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in _ALLOWED:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is no part of an array")
+        return super().find_class(module, name)
+
+
+def training_images(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """The training images (N, 3, 32, 32) uint8 and their labels (N,) int64.
+
+    Raises:
+        FileNotFoundError: ``folder`` holds them in neither layout; the message says how to get them.
+        SuiteError: a file is not what was published.
+    """
+    if (batches := _batches(folder)) is not None:
+        return _read(batches, TRAINING)
+    if not (folder / "train").is_dir():
+        raise FileNotFoundError(f"{folder} holds no CIFAR-10: {_how(folder, 'train')}, or name the folder with --data")
+    images, labels = [], []
+    for label, path in _files(folder / "train"):
+        images.append(np.asarray(_checked(path)).transpose(2, 0, 1))
+        labels.append(label)
+    return np.stack(images), np.array(labels, dtype=np.int64)
+
+
+def check(data: Path) -> None:
+    """Raises:
+    SuiteError: the test images are in neither layout below ``data``.
+    """
+    if _batches(data) is None and not (data / "test").is_dir():
+        raise SuiteError(f"--mae-data {data}: holds no CIFAR-10: {_how(data, 'test')}")
+
+
+def load(entry: SuiteEntry, data: Path) -> Suite:
+    """The test images below ``data``. Content hashes are those of pixels, in class folders those of the files: images
+    that went through JPEG are others than the published ones, and their manifest says so.
+
+    Raises:
+        SuiteError: a file, or a class, is missing or is not what was published.
+        ImageError: an image file cannot be read.
+    """
+    if (batches := _batches(data)) is not None:
+        images, labels = _read(batches, TEST)
+        pixels = np.ascontiguousarray(images.transpose(0, 2, 3, 1))
+        order, manifest = stratified([content_hash(p.tobytes()) for p in pixels], labels.tolist(), CLASSES)
+        return Suite(entry, manifest, MEAN, lambda position: Image.fromarray(pixels[order[position]]))
+    found = _files(data / "test")
+    hashes = [content_hash(path.read_bytes()) for _, path in found]
+    order, manifest = stratified(hashes, [label for label, _ in found], CLASSES)
+    return Suite(entry, manifest, MEAN, lambda position: _checked(found[order[position]][1]))
+
+
+def _batches(data: Path) -> Path | None:
+    """The folder of torchvision's files at or below ``data``."""
+    return next((folder for folder in (data / BATCHES, data) if (folder / TEST[0]).is_file()), None)
+
+
+def _how(data: Path, part: str) -> str:
+    return (
+        f'expected {data / BATCHES} or {data / part}/<class>/<image files>; python -c "import torchvision; '
+        f"torchvision.datasets.CIFAR10('{data}', download=True)\" gets the first"
+    )
+
+
+def _read(folder: Path, names: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
+    images, labels = [], []
+    for name in names:
+        path = folder / name
+        try:
+            batch = _ArrayUnpickler(io.BytesIO(path.read_bytes()), encoding="bytes").load()
+            data, own = np.asarray(batch[b"data"]), np.asarray(batch[b"labels"], dtype=np.int64)
+            if data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != 3072 or own.shape != data.shape[:1]:
+                raise ValueError(f"holds {data.dtype} of shape {data.shape} and {own.shape} labels")
+            if len(own) and not 0 <= own.min() <= own.max() < len(CLASSES):
+                raise ValueError(f"has labels from {own.min()} to {own.max()}")
+        except (OSError, EOFError, pickle.UnpicklingError, LookupError, TypeError, ValueError, AttributeError) as error:
+            raise SuiteError(f"{path}: not a batch of CIFAR-10 ({error}); get it again from its source") from error
+        images.append(data.reshape(-1, 3, 32, 32))
+        labels.append(own)
+    return np.concatenate(images), np.concatenate(labels)
+
+
+def _files(folder: Path) -> list[tuple[int, Path]]:
+    """Label and path of every image file below the ten class folders."""
+    names = [entry.name for entry in class_folders(folder)]
+    if missing := sorted(set(CLASSES) - set(names)):
+        raise SuiteError(f"{folder}: class {missing[0]!r} is missing; CIFAR-10 has {', '.join(CLASSES)}")
+    if foreign := sorted(set(names) - set(CLASSES)):
+        raise SuiteError(f"{folder}: {foreign[0]!r} is no class of CIFAR-10; take the folder away")
+    return [(label, path) for label, name in enumerate(CLASSES) for path in image_files(folder / name)]
+
+
+def _checked(path: Path) -> Image.Image:
+    image = decode(path)
+    if image.size != (32, 32):
+        raise SuiteError(f"{path}: {image.size[0]}x{image.size[1]} pixels; images of CIFAR-10 have 32x32")
+    return image
