@@ -639,8 +639,9 @@ def to_markdown(measured: Measured, found: Sequence[Finding]) -> str:
         "A positive estimate speaks for the claim. *Interval*: 95 % over training seeds (Welch's t for two arms, "
         "one-sample t otherwise). *Images*: 95 % over images within the seeds. *Holds*: the interval lies above 0 and "
         "the estimate is at least the smallest effect of interest; *does not hold*: the interval lies below that "
-        "effect; else *inconclusive*; fewer than three seeds: *single checkpoint*. *Detectable*: the smallest effect that "
-        "the design finds with 80 % power. *Holm p*: over all contrasts of this page. Top-1 differences are in points.",
+        "effect; else *inconclusive*; fewer than three seeds: *single checkpoint*. *Detectable*: the smallest effect "
+        "that the design finds with 80 % power. *Holm p*: over all contrasts of this page. Top-1 differences are in "
+        "points.",
     ]
     for number, claim in CLAIMS.items():
         mine = [f for f in found if f.contrast.claim == number]

@@ -126,7 +126,10 @@ def bundled(name: str) -> nn.Module:
     if not path.exists():
         known = (file.stem for file in WEIGHTS.glob("*.safetensors"))
         raise ModelError(f"unknown bundled model {name!r}: {near_name(name, known)}")
-    recorded = json.loads(path.with_suffix(".json").read_text())["sha256"]
+    record = path.with_suffix(".json")
+    if not record.exists():
+        raise ModelError(f"{record} is missing, so {path.name} cannot be checked; install mae_bench again")
+    recorded = json.loads(record.read_text())["sha256"]
     if (found := digest(path)) != recorded:
         raise ModelError(
             f"{path} hashes to {found[:12]}, its record says {recorded[:12]}: the file was changed; install mae_bench "

@@ -181,7 +181,7 @@ def write_training(folder: Path, count: int) -> tuple[np.ndarray, np.ndarray]:
 def test_training_images_are_read_from_a_folder(tmp_path: Path) -> None:
     images, labels = write_training(tmp_path, 5)
     found_images, found_labels = fashion_mnist.training_images(tmp_path)
-    assert np.array_equal(found_images, images)
+    assert np.array_equal(found_images, images[:, None])
     assert np.array_equal(found_labels, labels)
     assert found_labels.dtype == np.int64
 
