@@ -10,6 +10,7 @@ import torch
 from timm.models.vision_transformer import ParallelScalingBlock
 from torch import Tensor, nn
 
+from mae_bench.models import ModelError
 from mae_bench.models.taps import KINDS, Features, Taps, taps_of
 
 Build = Callable[..., Any]
@@ -307,3 +308,125 @@ def test_batches_concatenate_to_what_one_pass_gives(small_vit: Build) -> None:
         torch.testing.assert_close(joined.tokens[key], values, rtol=1e-4, atol=1e-5)
     for key, values in whole.heads.items():
         torch.testing.assert_close(joined.heads[key], values, rtol=1e-4, atol=1e-5)
+
+
+# --------------------------------------------------------------------------- attention maps
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"reg_tokens": 2}, {"qk_norm": True}, {"class_token": False, "global_pool": "avg"}]
+)
+def test_attention_is_what_the_written_out_softmax_gives(small_vit: Build, changes: dict[str, Any]) -> None:
+    network, batch = small_vit(**changes), images(3)
+    with torch.no_grad(), taps_of(network, batch).capture(patches=False, attention=True) as features:
+        fused = network(batch)
+    seen: list[Tensor] = []
+    for block in network.blocks:
+        block.attn.fused_attn = False
+        block.attn.attn_drop.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    with torch.no_grad():
+        written_out = network(batch)
+    torch.testing.assert_close(fused, written_out, rtol=1e-4, atol=1e-4)
+    assert sorted(features.attention) == [1, 2]
+    for block, expected in enumerate(seen, start=1):
+        torch.testing.assert_close(features.attention[block], expected, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(features.attention[block].sum(-1), torch.ones(expected.shape[:-1]))
+
+
+def test_attention_is_kept_only_where_asked_for_and_does_not_change_the_logits(small_vit: Build) -> None:
+    network, batch = small_vit(), images()
+    with torch.no_grad():
+        plain = network(batch)
+        with taps_of(network, batch).capture(patches=False, attention=True) as features:
+            assert torch.equal(network(batch), plain)
+    assert features.attention
+    assert not captured(network, batch)[0].attention
+    assert all(not block.attn._forward_pre_hooks for block in network.blocks)
+
+
+def test_who_has_no_attention_says_why(small_resnet: Build) -> None:
+    network = small_resnet()
+    taps = taps_of(network, images(2))
+    assert taps.attention_reason == "a convolutional network has no attention heads"
+    with torch.no_grad(), taps.capture(patches=False, attention=True) as features:
+        network(images())
+    assert features.attention == {}
+
+
+# --------------------------------------------------------------------------- dropped tokens
+
+
+def hidden_of(count: int, images: int = 5, patches: int = 16, seed: int = 0) -> Tensor:
+    order = torch.rand(images, patches, generator=torch.Generator().manual_seed(seed)).argsort(1)
+    return order.argsort(1) < count
+
+
+@pytest.mark.parametrize("count", [1, 7, 15])
+def test_dropped_tokens_are_not_in_the_sequence(small_vit: Build, variant: dict[str, Any], count: int) -> None:
+    network, batch = small_vit(**variant), images(channels=variant.get("in_chans", 1))
+    hidden, prefix = hidden_of(count), network.num_prefix_tokens
+    taps = taps_of(network, batch)
+    with torch.no_grad():
+        whole = network.norm_pre(network._pos_embed(network.patch_embed(batch)))
+        kept = [[*range(prefix), *(prefix + i for i in range(16) if not row[i])] for row in hidden.tolist()]
+        tokens = torch.stack([image[rows] for image, rows in zip(whole, kept, strict=True)])
+        for block in network.blocks:
+            tokens = block(tokens)
+        expected = network.forward_head(network.norm(tokens))
+        with taps.capture(patches=True) as features, taps.dropping(hidden):
+            logits = network(batch)
+        after = network(batch)
+        plain = small_vit(**variant)(batch)
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(features.tokens[2, "patch"], tokens[:, prefix:], rtol=1e-4, atol=1e-4)
+    assert features.tokens[0, "patch"].shape[1] == 16 - count
+    assert torch.equal(after, plain)
+
+
+def test_dropping_nothing_changes_nothing(small_vit: Build) -> None:
+    network, batch = small_vit(), images()
+    with torch.no_grad():
+        plain = network(batch)
+        with taps_of(network, batch).dropping(torch.zeros(5, 16, dtype=torch.bool)):
+            assert torch.equal(network(batch), plain)
+
+
+def test_images_lose_as_many_tokens_and_not_all(small_vit: Build) -> None:
+    network = small_vit()
+    taps = taps_of(network, images(2))
+    uneven = hidden_of(3)
+    uneven[0] = False
+    for hidden, lost in ((uneven, r"\[0, 3\]"), (torch.ones(5, 16, dtype=torch.bool), r"\[16\]")):
+        with pytest.raises(ValueError, match=rf"images lose {lost} of 16 tokens"), taps.dropping(hidden):
+            pass
+    with pytest.raises(RuntimeError, match="stop"), taps.dropping(hidden_of(3)):
+        raise RuntimeError("stop")
+    assert not network.norm_pre._forward_hooks
+
+
+def test_a_cnn_has_no_tokens_to_drop(small_resnet: Build) -> None:
+    taps = taps_of(small_resnet(), images(2))
+    with (
+        pytest.raises(ModelError, match="cannot be dropped: a convolutional network has no tokens"),
+        taps.dropping(hidden_of(3)),
+    ):
+        pass
+
+
+def test_features_of_kept_tokens_are_means_over_them(small_vit: Build, variant: dict[str, Any]) -> None:
+    network, batch = small_vit(**variant), images(channels=variant.get("in_chans", 1))
+    hidden = hidden_of(9)
+    features, _, taps = captured(network, batch)
+    kept = taps.of_kept(features, hidden)
+    assert kept.tokens.keys() == features.tokens.keys()
+    for mine, whole in ((kept.tokens, features.tokens), (kept.heads, features.heads)):
+        for (layer, kind), values in mine.items():
+            if kind == "cls":
+                assert torch.equal(values, whole[layer, kind])
+            elif (layer, "patch") in whole:
+                rows = [image[~row] for image, row in zip(whole[layer, "patch"], hidden, strict=True)]
+                expected = torch.stack(rows)
+                torch.testing.assert_close(values, expected if kind == "patch" else expected.mean(1))
+            else:  # the head reads the norm of the mean
+                last = torch.stack([i[~row].mean(0) for i, row in zip(whole[2, "patch"], hidden, strict=True)])
+                torch.testing.assert_close(values, network.fc_norm(last))
