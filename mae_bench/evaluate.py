@@ -330,7 +330,7 @@ class Evaluation:
         return View(size, size, "bilinear", entry.crop_pct)
 
     def _run_clean(self) -> None:
-        if self._clean is not None:
+        if self._reference is not None:
             return
         if self._failed:
             raise EvaluationError(self._failed)

@@ -72,7 +72,8 @@ class Leaderboard:
             ValueError: there is no row, or rows of several suites.
         """
         rows = list(rows)
-        impossible = {(row.model, row.family) for row in rows if row.status == "not_applicable"}
+        possible = {(row.model, row.family) for row in rows if row.status != "not_applicable"}
+        impossible = {(row.model, row.family) for row in rows} - possible
         rows = sorted((row for row in rows if row.status != "not_applicable"), key=cell_of)
         suites = {row.suite for row in rows}
         if len(suites) != 1:

@@ -9,6 +9,7 @@ import random
 import re
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -289,6 +290,30 @@ def test_cells_that_do_not_apply_enter_no_mean(board: Callable[..., Leaderboard]
     results = [cell_result(f"{m}-{c}", [0] * 20) for m in THREE for c in THREE[m]]
     outcomes = Outcomes.of("fashion_mnist", results, ids, np.zeros(20), ["0"])
     assert standing(Leaderboard.of(rows, outcomes), "steep").robust["blur"] == pytest.approx(0.6)
+
+
+def test_family_that_a_model_cannot_have_does_not_make_it_partial(
+    board: Callable[..., Leaderboard], cell_result: MakeResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It counts as complete, and has no mean."""
+    few = {name: DEGRADATIONS[name] for name in (*SMALL, "token_drop")}
+    monkeypatch.setattr(mae_bench.leaderboard, "DEGRADATIONS", few)
+    drops = default_conditions("token_drop", 28)
+    assert len(drops) == 3
+    can, cannot, *_ = THREE
+    rows = list(board(THREE).rows)
+    images, expected = rows[0].n, rows[0].n_expected
+    rows += [
+        replace(cell_result(f"{can}-{c}", [0] * images).row, n_expected=expected, status=rows[0].status) for c in drops
+    ]
+    rows += [cell_result(f"{cannot}-{c}", status="not_applicable", top1=None).row for c in drops]
+    results = [cell_result(f"{m}-{c}", [0] * images) for m in THREE for c in THREE[m]]
+    outcomes = Outcomes.of("fashion_mnist", results, [str(i) for i in range(images)], np.zeros(images), ["0"])
+    found = Leaderboard.of(rows, outcomes)
+    assert standing(found, cannot).partial == ()
+    assert standing(found, cannot).score is not None
+    assert "token_drop" not in standing(found, cannot).robust
+    assert standing(found, can).partial == ()
 
 
 def test_default_matrix_and_whole_matrix_are_those_of_the_ladders() -> None:

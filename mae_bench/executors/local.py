@@ -104,11 +104,7 @@ class LocalExecutor:
         """
         if self._evaluation is not None and self._evaluation.model.entry.name != entry.name:
             self.release()
-        new = self.pool.held != entry.name
-        loaded = self.pool.load(entry, build)
-        if new:
-            self.run_directory.write_model(loaded)
-        return loaded
+        return self.pool.load(entry, build)
 
     @property
     def evaluation(self) -> Evaluation:
@@ -123,6 +119,7 @@ class LocalExecutor:
             model = self.pool.model
             represented = self.represented.get(model.entry.name, ())
             self._evaluation = Evaluation(self.suite, model, self.settings, run.scratch, run.run_id, represented)
+            run.write_model(model)
         return self._evaluation
 
     def run(self, cell: Cell) -> tuple[CellResult, str]:

@@ -92,7 +92,16 @@ def test_level_zero_changes_nothing(name: str, batch: Batch, dtype: torch.dtype)
     assert torch.equal(degradation(name).apply(images, Level(0.0), batch.setting), images)
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "clean"])
+@pytest.mark.parametrize("name", NAMES)
+def test_what_acts_on_tokens_leaves_pixels_alone(name: str) -> None:
+    entry = degradation(name)
+    assert entry.on_tokens is (name == "token_drop")
+    images, setting = torch.rand(2, 1, 28, 28), Setting(torch.arange(2), 0, 28, (0.5,))
+    if entry.on_tokens:
+        assert entry.apply(images, Level(0.9), setting) is images
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("clean", "token_drop")])
 @LAW
 @given(batches())
 def test_strong_level_changes_every_image(name: str, batch: Batch) -> None:
@@ -139,7 +148,7 @@ def test_image_of_one_key_is_degraded_alike_wherever_it_stands(name: str, data: 
 def test_lower_precision_only_rounds(name: str, batch: Batch, dtype: torch.dtype) -> None:
     entry = degradation(name)
     lowered, setting = batch.images.to(dtype), batch.setting
-    level = Level({"blur": 2.5, "occlusion": 0.4, "clean": 0.0}[entry.family])
+    level = Level({"blur": 2.5, "occlusion": 0.4, "clean": 0.0, "token_drop": 0.5}[entry.family])
     exact = entry.apply(lowered.float(), level, setting)
     # half a unit in the last place of numbers up to 1, and the difference of two float32 results
     assert (
@@ -150,6 +159,7 @@ def test_lower_precision_only_rounds(name: str, batch: Batch, dtype: torch.dtype
 OUTSIDE = {
     "px": [-0.01, -3.0, math.nan, math.inf, -math.inf],
     "fraction of area": [-0.01, 1.01, 2.0, math.nan, math.inf, -math.inf],
+    "fraction of tokens": [-0.01, 1.01, 2.0, math.nan, math.inf, -math.inf],
     "none": [0.01, -0.01, 1.0, math.nan, math.inf],
 }
 
