@@ -6,11 +6,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mae_bench.errors import BenchError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+    from mae_bench.suites import Suite
 
 app = typer.Typer(
     help="A pytest-style robustness benchmark for vision models. Evaluation itself is `pytest benchmarks`.",
@@ -238,7 +244,7 @@ def figures(
     typer.echo("\n".join(map(str, paths)))
 
 
-def _class_tokens(suite, name):  # type: ignore[no-untyped-def]
+def _class_tokens(suite: Suite, name: str) -> tuple[dict[int, Tensor], np.ndarray]:
     """CLS tokens of a bundled model by layer on the sample of clean images, and their labels."""
     import tempfile
 
@@ -262,7 +268,7 @@ def _class_tokens(suite, name):  # type: ignore[no-untyped-def]
 
 def _train(command: str, arm: str, suite: str, seed: int, data: Path | None, out: Path, threads: int) -> None:
     with _reported(f"train {command}"):
-        from mae_bench.training.recipes import recipe_of
+        from mae_bench.training.recipes import FineTuning, Supervised, recipe_of
 
         recipe = recipe_of(arm, suite, seed)
         folder = data or _DATA.get(suite)
@@ -276,6 +282,7 @@ def _train(command: str, arm: str, suite: str, seed: int, data: Path | None, out
             raise BenchError(f'{error.name} is not installed: pip install "mae-bench[train]"') from error
         torch.set_num_threads(threads)
         if command == "search":
+            assert isinstance(recipe, FineTuning | Supervised)
             arms.search(recipe, folder, out, typer.echo)
         else:
             arms.train(recipe, folder, out, typer.echo)

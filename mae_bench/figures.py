@@ -58,6 +58,12 @@ def _pyplot() -> Any:
     return plt
 
 
+def _panels(lines: int, columns: int, **options: Any) -> tuple[Figure, np.ndarray]:
+    figure: Figure
+    figure, axes = _pyplot().subplots(lines, columns, squeeze=False, layout="constrained", **options)
+    return figure, axes
+
+
 def save(figure: Figure, folder: Path, name: str) -> list[Path]:
     """Write ``figure`` as SVG and PNG and close it."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -89,15 +95,17 @@ def accuracy(rows: Iterable[ResultRow], evidence: Evidence) -> Figure:
     """Top-1 against level, one panel per degradation; a line is the mean over the seeds of an arm, its band their
     range, or where there is one seed the 95 % interval over images.
     """
-    plt = _pyplot()
     rows = [row for row in rows if row.top1 is not None]
     names = [name for name in DEGRADATIONS if name != "clean" and any(row.degradation == name for row in rows)]
     if not names:
         raise FigureError("there is no degraded cell to draw: evaluate some first")
     columns = min(5, len(names))
     lines = -(-len(names) // columns)
-    figure, axes = plt.subplots(
-        lines, columns, figsize=(2.6 * columns, 2.5 * lines + 0.6), sharey=True, squeeze=False, layout="constrained"
+    figure, axes = _panels(
+        lines,
+        columns,
+        figsize=(2.6 * columns, 2.5 * lines + 0.6),
+        sharey=True,
     )
     for ax, name in zip(axes.flat, names, strict=False):
         for arm in ARMS:
@@ -131,10 +139,12 @@ def _accuracy_line(ax: Axes, rows: Sequence[ResultRow], name: str, arm: str, mod
 
 def layer_profiles(evidence: Evidence, indicator: str, label: str, clean: bool = False) -> Figure:
     """``indicator`` by layer, mean patch token, one panel per condition and one line per model."""
-    plt = _pyplot()
     conditions = (["clean-0.00"] if clean else []) + _shown_conditions(evidence)
-    figure, axes = plt.subplots(
-        1, len(conditions), figsize=(3.0 * len(conditions), 3.4), sharey=True, squeeze=False, layout="constrained"
+    figure, axes = _panels(
+        1,
+        len(conditions),
+        figsize=(3.0 * len(conditions), 3.4),
+        sharey=True,
     )
     for ax, condition in zip(axes[0], conditions, strict=True):
         for arm in ARMS[:5]:
@@ -152,14 +162,12 @@ def layer_profiles(evidence: Evidence, indicator: str, label: str, clean: bool =
 
 def retention_maps(evidence: Evidence) -> Figure:
     """Adjusted retention of each head and block as heat maps: one row per arm (first seed), one column a condition."""
-    plt = _pyplot()
     arms = [arm for arm in ("mae_pretrained", "mae_ft", "supervised") if evidence.models(arm)]
     conditions = _shown_conditions(evidence)
     if not arms:
         raise FigureError("no model says of which arm it is: give arm= and training_seed= to @model_fixture")
-    figure, axes = plt.subplots(
-        len(arms), len(conditions), figsize=(3.0 * len(conditions) + 0.8, 2.1 * len(arms) + 0.4), squeeze=False,
-        layout="constrained",
+    figure, axes = _panels(
+        len(arms), len(conditions), figsize=(3.0 * len(conditions) + 0.8, 2.1 * len(arms) + 0.4),
     )  # fmt: skip
     image = None
     for i, arm in enumerate(arms):
@@ -190,12 +198,14 @@ def retention_maps(evidence: Evidence) -> Figure:
 
 def attention_distance(evidence: Evidence) -> Figure:
     """Attention distance of each head by block on clean images, one panel per arm, in units of uniform attention."""
-    plt = _pyplot()
     arms = [arm for arm in ("mae_pretrained", "mae_ft", "supervised", "supervised_ep") if evidence.models(arm)]
     if not arms:
         raise FigureError("no model says of which arm it is: give arm= and training_seed= to @model_fixture")
-    figure, axes = plt.subplots(
-        1, len(arms), figsize=(2.9 * len(arms), 3.2), sharey=True, squeeze=False, layout="constrained"
+    figure, axes = _panels(
+        1,
+        len(arms),
+        figsize=(2.9 * len(arms), 3.2),
+        sharey=True,
     )
     for ax, arm in zip(axes[0], arms, strict=True):
         look = style(arm)
@@ -217,8 +227,10 @@ def attention_distance(evidence: Evidence) -> Figure:
 def class_map(tokens: dict[int, Tensor], labels: np.ndarray, classes: Sequence[str], model: str, token: str) -> Figure:
     """The two leading principal components of a token (N, D) by layer, coloured by class."""
     plt = _pyplot()
-    figure, axes = plt.subplots(
-        2, -(-len(tokens) // 2), figsize=(2.6 * -(-len(tokens) // 2), 5.6), squeeze=False, layout="constrained"
+    figure, axes = _panels(
+        2,
+        -(-len(tokens) // 2),
+        figsize=(2.6 * -(-len(tokens) // 2), 5.6),
     )
     for ax, (layer, values) in zip(axes.flat, tokens.items(), strict=False):
         centred = values.double() - values.double().mean(0)
@@ -241,7 +253,6 @@ def degradation_strip(suite: Suite, position: int = 0, seed: int = 0) -> Figure:
     """The image at ``position`` of ``suite`` under every degradation of pixels, at each level of its ladder."""
     import torch
 
-    plt = _pyplot()
     image = suite.read(position)
     pixels = torch.from_numpy(np.array(image)).float() / 255
     pixels = pixels[None, None] if pixels.ndim == 2 else pixels.movedim(-1, 0)[None]
@@ -250,12 +261,10 @@ def degradation_strip(suite: Suite, position: int = 0, seed: int = 0) -> Figure:
     size = suite.entry.reference_size
     kinds = [kind for kind in DEGRADATIONS.values() if kind.family != "clean"]
     rungs = max(len(levels(kind.name, size, full=True)) for kind in kinds)
-    figure, axes = plt.subplots(
+    figure, axes = _panels(
         len(kinds),
         rungs + 1,
         figsize=(1.15 * (rungs + 1) + 1.6, 1.25 * len(kinds)),
-        squeeze=False,
-        layout="constrained",
     )
     for row, kind in zip(axes, kinds, strict=True):
         ladder = (Level(0.0), *levels(kind.name, size, full=True))

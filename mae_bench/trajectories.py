@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from mae_bench.cells import Level
 from mae_bench.degradations import DEGRADATIONS
@@ -47,19 +49,21 @@ def evaluated(
         )
     images = suite.manifest.subset(settings.limit)
     record = folder / "correct.json"
-    known = json.loads(record.read_text()) if record.exists() else {"manifest": suite.manifest_hash, "images": images}
+    known: dict[str, Any] = {"manifest": suite.manifest_hash, "images": images}
+    if record.exists():
+        known = json.loads(record.read_text())
     if (known["manifest"], known["images"]) != (suite.manifest_hash, images):
         raise BenchError(
             f"{record} is of {known['images']} images of manifest {known['manifest']}, not of {images} of "
             f"{suite.manifest_hash}: use the same limit, or remove it"
         )
-    finished = known.setdefault("checkpoints", {})
+    finished: dict[str, dict[str, Any]] = known.setdefault("checkpoints", {})
     pool = Pool(settings.device)
     for path in paths:
         weights = digest(path)
         if finished.get(path.stem, {}).get("sha256") == weights:
             continue
-        model = pool.load(ModelEntry(path.stem.replace("@", "_at_")), lambda path=path: load_weights(path))
+        model = pool.load(ModelEntry(path.stem.replace("@", "_at_")), partial(load_weights, path))
         evaluation = Evaluation(suite, model, settings, scratch, run_id="trajectories")
         try:
             correct = {}

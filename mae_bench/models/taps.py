@@ -97,7 +97,7 @@ class Taps:
         counts = hidden.sum(1)
         if bool((counts != counts[0]).any()) or int(counts[0]) == hidden.shape[1]:
             raise ValueError(
-                f"images lose {counts.unique().tolist()} of {hidden.shape[1]} tokens: drop as many of each, not all"
+                f"images lose {sorted(set(counts.tolist()))} of {hidden.shape[1]} tokens: drop as many of each, not all"
             )
         handle = self._attach_dropping(hidden)
         try:
