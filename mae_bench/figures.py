@@ -211,14 +211,14 @@ def attention_distance(evidence: Evidence) -> Figure:
         look = style(arm)
         for shift, (seed, model) in enumerate(evidence.models(arm).items()):
             heads = evidence.heads(model, "clean-0.00", "attention_distance_ratio", "patch")
-            place = [block + 0.12 * (shift - 1) for block, _ in heads]
+            place = [block + 0.12 * shift for block, _ in heads]
             ax.scatter(
                 place, list(heads.values()), s=22, color=look["color"], marker=_MARKERS[shift % 6], label=f"seed {seed}"
             )
         ax.axhline(1, color="#444444", linewidth=0.8)
         ax.set_title(arm, fontsize=10)
         ax.set_xlabel("block")
-        ax.set_ylim(0)
+        ax.set_ylim(0, 1.25)
     axes[0, 0].set_ylabel("attention distance / uniform")
     axes[0, -1].legend(fontsize=8, frameon=False)
     return figure

@@ -1,0 +1,295 @@
+"""Claims: verdicts from made-up outcomes whose answer is known, statistics against scipy and by hand."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from mae_bench.claims import (
+    CLAIMS,
+    CONTRASTS,
+    ClaimError,
+    Contrast,
+    Measured,
+    contrast_named,
+    effective,
+    findings,
+    foretells_flip,
+    foretells_loss,
+    rank_over_depth,
+    slope_over_depth,
+    stored_verdicts,
+    to_csv,
+    to_markdown,
+    turning,
+    verdict,
+)
+from mae_bench.evidence import Evidence, Training, Trajectories, column
+from mae_bench.store import Outcomes
+
+IMAGES = 1000
+SEEDS = (0, 1, 2)
+LEVELS = ("0.10", "0.50", "0.90")
+
+
+def measured(
+    accuracy: Callable[[str, int, str], float],
+    arms: tuple[str, ...] = ("mae_ft", "supervised"),
+    seeds: tuple[int, ...] = SEEDS,
+) -> Measured:
+    """Outcomes under random_patch in which the first images are right, as many as ``accuracy`` says."""
+    prediction = {}
+    for arm in arms:
+        for seed in seeds:
+            for condition in ("clean-0.00", *(f"random_patch-{level}" for level in LEVELS)):
+                right = round(IMAGES * accuracy(arm, seed, condition))
+                prediction[f"{arm}_s{seed}-{condition}"] = np.where(np.arange(IMAGES) < right, 0, 1).astype(np.int16)
+    outcomes = Outcomes("s", np.array([b"i"] * IMAGES), np.zeros(IMAGES, np.int16), np.array(["a", "b"]), prediction)
+    trainings = {f"{arm}_s{seed}": Training(arm, seed) for arm in arms for seed in seeds}
+    return Measured(outcomes, Evidence("s", trainings))
+
+
+def finding_of(name: str, given_: Measured):  # type: ignore[no-untyped-def]
+    return next(f for f in findings(given_) if f.contrast.name == name)
+
+
+# --------------------------------------------------------------------------- stated before measured
+
+
+def test_every_contrast_says_what_it_is_about() -> None:
+    assert {contrast.claim for contrast in CONTRASTS.values()} == set(CLAIMS)
+    for name, contrast in CONTRASTS.items():
+        assert contrast.name == name
+        assert contrast.smallest > 0
+        assert contrast.design in ("one", "two", "paired")
+        assert len(contrast.arms) == (1 if contrast.design == "one" else 2)
+        assert contrast.statement
+    statements = [(c.statement, c.arms) for c in CONTRASTS.values()]
+    assert len(set(statements)) == len(statements)
+
+
+def test_contrasts_are_known_without_a_network_library() -> None:
+    code = "import sys, mae_bench.claims; print({'torch', 'timm', 'pandas', 'numpy'} & sys.modules.keys())"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (run.stdout, run.stderr) == ("set()\n", "")
+
+
+def test_unknown_contrast_is_refused_with_the_nearest() -> None:
+    with pytest.raises(ClaimError, match=r"did you mean raw-random_patch\?"):
+        contrast_named("raw-random_pach")
+    assert contrast_named("raw-stripes") is CONTRASTS["raw-stripes"]
+
+
+# --------------------------------------------------------------------------- verdicts
+
+
+@settings(max_examples=300, derandomize=True)
+@given(st.floats(-1, 1), st.floats(0, 1), st.floats(0.01, 0.5), st.integers(1, 5))
+def test_verdict_follows_its_definition(estimate: float, half: float, smallest: float, seeds: int) -> None:
+    found = verdict(estimate, estimate - half, estimate + half, smallest, seeds)
+    if seeds < 3:
+        assert found == "single checkpoint"
+    elif estimate - half > 0 and estimate >= smallest:
+        assert found == "holds"
+    elif estimate + half < smallest:
+        assert found == "does not hold"
+    else:
+        assert found == "inconclusive"
+
+
+NOISE = (-0.004, 0.0, 0.005)
+
+
+@pytest.mark.parametrize(("difference", "expected"), [(0.10, "holds"), (0.0, "does not hold"), (-0.1, "does not hold")])
+def test_raw_accuracy_is_welch_over_seeds(difference: float, expected: str) -> None:
+    def accuracy(arm: str, seed: int, condition: str) -> float:
+        if condition == "clean-0.00":
+            return 0.9
+        return 0.5 + NOISE[seed] * (1 if arm == "mae_ft" else -0.5) * 0.5 + (difference if arm == "mae_ft" else 0.0)
+
+    given_ = measured(accuracy)
+    found = finding_of("raw-random_patch", given_)
+    seeds = [
+        [round(IMAGES * accuracy(arm, s, "random_patch-0.10")) / IMAGES for s in SEEDS] for arm in found.contrast.arms
+    ]
+    test = stats.ttest_ind(*seeds, equal_var=False)
+    low, high = test.confidence_interval(0.95)
+    assert found.estimate == pytest.approx(np.mean(seeds[0]) - np.mean(seeds[1]))
+    assert (found.low, found.high) == pytest.approx((low, high))
+    assert found.p_value == pytest.approx(test.pvalue)
+    assert found.per_seed == pytest.approx(tuple(a - b for a, b in zip(*seeds, strict=True)))
+    assert found.verdict == expected
+    assert found.image_low is not None
+    assert found.image_low <= found.estimate <= found.image_high
+    kept = finding_of("retained-random_patch", given_)
+    assert kept.estimate == pytest.approx(found.estimate / 0.9)
+
+
+def test_one_seed_is_shown_and_not_judged() -> None:
+    found = finding_of("raw-random_patch", measured(lambda arm, *_: 0.6 if arm == "mae_ft" else 0.5, seeds=(0,)))
+    assert (found.estimate, found.low, found.verdict) == (pytest.approx(0.1), None, "single checkpoint")
+
+
+def test_what_did_not_run_is_not_measured() -> None:
+    found = finding_of("raw-stripes", measured(lambda *_: 0.5))
+    assert (found.estimate, found.verdict, found.per_seed) == (None, "not measured", ())
+    only = measured(lambda *_: 0.5, arms=("mae_ft",))
+    assert finding_of("raw-random_patch", only).verdict == "not measured"
+
+
+def test_images_that_both_get_right_are_counted_by_hand() -> None:
+    """The supervised model gets 800 right when clean and 300 degraded, MAE 900 and 500: of the 800, 500 against 300."""
+
+    def accuracy(arm: str, _: int, condition: str) -> float:
+        clean = condition == "clean-0.00"
+        return (0.9 if clean else 0.5) if arm == "mae_ft" else (0.8 if clean else 0.3)
+
+    found = finding_of("both_right-random_patch", measured(accuracy))
+    assert found.estimate == pytest.approx((500 - 300) / 800)
+    assert found.image_low < found.estimate < found.image_high
+
+
+def test_holm_is_over_all_contrasts_and_marks_what_it_does_not_confirm() -> None:
+    def accuracy(arm: str, seed: int, condition: str) -> float:
+        return 0.5 + 0.01 * NOISE[seed] / 0.005 + (0.03 if arm == "mae_ft" and condition != "clean-0.00" else 0)
+
+    found = findings(measured(accuracy))
+    tested = [f for f in found if f.p_value is not None]
+    expected = np.minimum(1, np.maximum.accumulate(
+        [(len(tested) - i) * p for i, p in enumerate(sorted(f.p_value for f in tested if f.p_value is not None))]
+    ))  # fmt: skip
+    assert sorted(f.holm for f in tested if f.holm is not None) == pytest.approx(expected.tolist())
+    for f in tested:
+        assert f.confirmed == ("holds (not by Holm)" if f.verdict == "holds" and (f.holm or 0) > 0.05 else f.verdict)
+
+
+# --------------------------------------------------------------------------- statistics
+
+
+def test_model_on_the_line_of_its_baseline_is_not_effectively_robust() -> None:
+    """Degraded odds are a tenth of the clean ones for the baseline, and three tenths for the other."""
+
+    def odds(rate: float, factor: float) -> float:
+        return factor * rate / (1 - rate) / (1 + factor * rate / (1 - rate))
+
+    clean = {"supervised": 0.8, "mae_ft": 0.85}
+
+    def accuracy(arm: str, seed: int, condition: str) -> float:
+        rate = clean[arm] + 0.01 * seed
+        return rate if condition == "clean-0.00" else odds(rate, 0.1 if arm == "supervised" else 0.3)
+
+    given_ = measured(accuracy)
+    correct = {
+        f"supervised_s{seed}": {
+            share: {
+                "clean-0.00": round(IMAGES * rate),
+                **{f"random_patch-{level}": round(IMAGES * odds(rate, 0.1)) for level in LEVELS},
+            }
+            for share, rate in ((0.2, 0.5), (0.6, 0.7))
+        }
+        for seed in SEEDS
+    }
+    given_.evidence.trajectories = Trajectories(IMAGES, correct)
+    of_arm = {
+        arm: [effective(given_, (f"{arm}_s{seed}",), "random_patch", "supervised") for seed in SEEDS] for arm in clean
+    }
+    assert of_arm["supervised"] == pytest.approx([0, 0, 0], abs=0.005)
+    gain = [odds(0.85 + 0.01 * s, 0.3) - odds(0.85 + 0.01 * s, 0.1) for s in SEEDS]
+    assert of_arm["mae_ft"] == pytest.approx(gain, abs=0.01)
+    given_.evidence.trajectories = Trajectories()
+    assert effective(given_, ("mae_ft_s0",), "random_patch", "supervised") is None
+
+
+def with_layers(values: list[float], indicator: str = "separability_excess") -> Measured:
+    """A model whose blocks have ``values``, with an input and an output layer that are not blocks."""
+    given_ = measured(lambda *_: 0.5, seeds=(0,))
+    named = {column(indicator, layer, "cls"): (v, math.nan, math.nan) for layer, v in enumerate([9.0, *values, -9.0])}
+    blocks = {column("attention_distance", b, "patch"): (0.3, math.nan, math.nan) for b in range(1, len(values) + 1)}
+    given_.evidence.values["mae_ft_s0"] = {"clean-0.00": named | blocks}
+    return given_
+
+
+@settings(max_examples=50, derandomize=True)
+@given(st.lists(st.floats(0, 1), min_size=2, max_size=12, unique=True))
+def test_slope_and_rank_are_those_of_the_blocks(values: list[float]) -> None:
+    given_ = with_layers(values)
+    depth = np.linspace(0, 1, len(values))
+    slope = slope_over_depth(given_, ("mae_ft_s0",), "separability_excess", "cls")
+    assert slope == pytest.approx(stats.linregress(depth, values).slope, abs=1e-9)
+    rank = rank_over_depth(given_, ("mae_ft_s0",), "separability_excess", "cls")
+    assert rank == pytest.approx(stats.spearmanr(depth, values).statistic)
+
+
+def test_indicator_that_falls_as_accuracy_does_foretells_the_loss() -> None:
+    rates = {"clean-0.00": 0.9, "random_patch-0.10": 0.8, "random_patch-0.50": 0.4, "random_patch-0.90": 0.2}
+    given_ = measured(lambda _, __, condition: rates[condition])
+    for model in given_.evidence.trainings:
+        given_.evidence.values[model] = {
+            condition: {
+                column("alignment", 3, "mean_patch"): (rate, math.nan, math.nan),
+                column("alignment_centered", 3, "mean_patch"): (-rate, math.nan, math.nan),
+                column("retention", 3, "mean_patch"): (0.5, math.nan, math.nan),
+                column("alignment_flip_auc", 3, "mean_patch"): (0.8, math.nan, math.nan),
+            }
+            for condition, rate in rates.items()
+            if condition != "clean-0.00"
+        }
+    models = ("mae_ft_s0", "supervised_s0")
+    assert foretells_loss(given_, models, "alignment") == pytest.approx(1)
+    assert foretells_loss(given_, models, "alignment_centered") == pytest.approx(-1)
+    assert foretells_loss(given_, models, "retention") is None  # the same everywhere
+    assert foretells_flip(given_, models, "alignment") == pytest.approx(0.6)
+
+
+# --------------------------------------------------------------------------- tables
+
+
+def test_verdicts_come_back_from_the_table() -> None:
+    found = findings(measured(lambda arm, seed, _: 0.5 + 0.1 * (arm == "mae_ft") + NOISE[seed]))
+    assert stored_verdicts(to_csv(found)) == {f.contrast.name: f.confirmed for f in found}
+    for text in ("", "a,b\n1,2\n"):
+        with pytest.raises(ClaimError, match="make it again with mae-bench claims"):
+            stored_verdicts(text)
+
+
+def test_page_holds_every_contrast_once_and_its_verdict() -> None:
+    given_ = measured(lambda arm, seed, _: 0.5 + 0.1 * (arm == "mae_ft") + NOISE[seed])
+    found = findings(given_)
+    page = to_markdown(given_, found)
+    lines = [line for line in page.splitlines() if line.startswith("| ") and not line.startswith("| contrast")]
+    assert len(lines) == len(found)
+    for line, f in zip(lines, found, strict=True):
+        assert f.contrast.statement in line
+        assert line.rstrip(" |").endswith(f.confirmed)
+    for number, claim in CLAIMS.items():
+        assert f"## {number}. {claim}" in page
+    assert page == to_markdown(given_, findings(given_))
+
+
+def test_claim_that_turns_is_shown_turning() -> None:
+    found = findings(measured(lambda *_: 0.5))
+    one, other = (replace(f, verdict=v, per_seed=s) for f, v, s in zip(
+        [f for f in found if f.contrast.group == "raw random_patch"], ("holds", "does not hold"),
+        ((0.1, 0.2), (-0.1, 0.1)),
+        strict=False,
+    ))  # fmt: skip
+    assert turning([one, other]) == [
+        f"turns within *raw random_patch*: holds for {one.contrast.name}; does not for {other.contrast.name}",
+        f"the sign turns with the seed in 1 of 2: {other.contrast.name}",
+    ]
+    assert turning([one]) == []
+
+
+def test_contrast_is_frozen() -> None:
+    assert isinstance(CONTRASTS["raw-stripes"], Contrast)
+    with pytest.raises(AttributeError):
+        CONTRASTS["raw-stripes"].smallest = 1.0  # type: ignore[misc]

@@ -1,0 +1,108 @@
+"""Evidence: what goes in comes out, and damaged files are named."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mae_bench.cells import Cell
+from mae_bench.evaluate import CellResult
+from mae_bench.evidence import Evidence, Training, Trajectories, column
+from mae_bench.representation import Representation
+from mae_bench.store import RunDirectory, StoreError
+
+VALUES = st.floats(-10, 10, width=32)
+TABLES = st.dictionaries(
+    st.sampled_from(("mae", "vit-b", "cnn")),
+    st.dictionaries(
+        st.sampled_from(("clean-0.00", "random_patch-0.50", "gaussian_blur-2.00")),
+        st.dictionaries(
+            st.sampled_from((column("a", 1, "cls"), column("b", 10, "patch", 3), column("c_d", 0, "mean_patch"))),
+            st.tuples(VALUES, VALUES | st.just(np.nan), VALUES | st.just(np.nan)),
+            min_size=1,
+        ),
+        min_size=1,
+    ),
+)
+
+
+def saved(evidence: Evidence, path: Path) -> Evidence:
+    path.write_bytes(evidence.to_bytes())
+    return Evidence.load(path)
+
+
+@settings(max_examples=50, deadline=None, derandomize=True)
+@given(
+    TABLES,
+    st.dictionaries(st.sampled_from(("x", "y")), st.tuples(st.none() | st.just("arm"), st.none() | st.integers(0, 9))),
+    st.dictionaries(
+        st.sampled_from(("x", "y")),
+        st.dictionaries(
+            st.sampled_from((0.2, 0.8)),
+            st.dictionaries(st.just("clean-0.00"), st.integers(0, 99), min_size=1),
+            min_size=1,
+        ),
+        min_size=1,
+    ),
+)
+def test_what_is_saved_is_loaded(
+    tmp_path_factory: pytest.TempPathFactory,
+    values: Any,
+    trained: dict[str, tuple[str | None, int | None]],
+    correct: Any,
+) -> None:
+    evidence = Evidence("s", {k: Training(*v) for k, v in trained.items()}, values, Trajectories(100, correct))
+    path = tmp_path_factory.mktemp("evidence") / "evidence.npz"
+    loaded = saved(evidence, path)
+    assert (loaded.suite, loaded.trainings) == (evidence.suite, evidence.trainings)
+    assert loaded.trajectories == evidence.trajectories
+    np.testing.assert_equal(loaded.values, values)
+    assert loaded.to_bytes() == evidence.to_bytes()
+
+
+def record(indicator: str, layer: int, value: float | None, head: int | None = None, **more: Any) -> dict[str, Any]:
+    return {"indicator": indicator, "layer": layer, "head": head, "token": "cls", "value": value, "low": None,
+            "high": None, "reason": None} | more  # fmt: skip
+
+
+def test_evidence_is_what_runs_left(tmp_path: Path, cell_result: Callable[..., CellResult]) -> None:
+    for name, value in (("one", 0.25), ("two", 0.75)):
+        run = RunDirectory(tmp_path / name)
+        records = [record("alignment", 1, value, low=0.1, high=0.9), record("alignment", 2, None)]
+        run.write_cell(cell_result("mae-random_patch-0.50", [1, 2], indicators=records))
+        heads = [record("attention_distance", 1, 0.5, head=0), record("retention", 1, 0.5, head=0)]
+        run.write_representation(Cell.parse("mae-clean-0.00"), Representation({}, heads))
+        (run.path / "models").mkdir()
+        (run.path / "models" / "mae.json").write_text('{"name": "mae", "arm": "mae_ft", "training_seed": 3}')
+    evidence = Evidence.of("s", [RunDirectory(tmp_path / name) for name in ("one", "two")])
+    assert evidence.value("mae", "random_patch-0.50", column("alignment", 1, "cls")) == 0.75
+    assert evidence.values["mae"]["random_patch-0.50"] == {column("alignment", 1, "cls"): (0.75, 0.1, 0.9)}
+    assert evidence.heads("mae", "clean-0.00", "attention_distance", "cls") == {(1, 0): 0.5}
+    assert evidence.heads("mae", "clean-0.00", "retention", "cls") == {}
+    assert evidence.layers("mae", "random_patch-0.50", "alignment", "cls") == {1: 0.75}
+    assert evidence.models("mae_ft") == {3: "mae"}
+    assert evidence.models("supervised") == {}
+    assert evidence.value("cnn", "clean-0.00", "x") is None
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", b"PK\x03\x04"])
+def test_damaged_file_is_named(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "evidence.npz"
+    path.write_bytes(content)
+    with pytest.raises(StoreError, match=r"evidence\.npz: not a file of evidence") as caught:
+        Evidence.load(path)
+    assert "make it again" in str(caught.value)
+
+
+def test_other_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "evidence.npz"
+    path.write_bytes(Evidence("s").to_bytes())
+    monkeypatch.setattr("mae_bench.evidence.EVIDENCE_VERSION", 2)
+    with pytest.raises(StoreError, match="version 1, this mae_bench reads 2: make it again with mae-bench claims"):
+        Evidence.load(path)
