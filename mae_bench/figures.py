@@ -163,9 +163,9 @@ def layer_profiles(evidence: Evidence, indicator: str, label: str, clean: bool =
 def retention_maps(evidence: Evidence) -> Figure:
     """Adjusted retention of each head and block as heat maps: one row per arm (first seed), one column a condition."""
     arms = [arm for arm in ("mae_pretrained", "mae_ft", "supervised") if evidence.models(arm)]
-    conditions = _shown_conditions(evidence)
     if not arms:
         raise FigureError("no model says of which arm it is: give arm= and training_seed= to @model_fixture")
+    conditions = _shown_conditions(evidence)
     figure, axes = _panels(
         len(arms), len(conditions), figsize=(3.0 * len(conditions) + 0.8, 2.1 * len(arms) + 0.4),
     )  # fmt: skip
@@ -285,10 +285,9 @@ def _without_tokens(pixels: Tensor, level: Level, setting: Setting, size: int) -
     if level.value == 0:
         return pixels
     grid = GRIDS[size]
-    side = pixels.shape[-1]
     cells = hidden_tokens(level.value, setting, (grid, grid)).reshape(grid, grid)
-    index = (np.arange(side) * grid) // side
-    mask = cells[index][:, index]
+    rows, columns = ((np.arange(side) * grid) // side for side in pixels.shape[-2:])
+    mask = cells[rows][:, columns]
     return pixels.where(~mask, float("nan"))
 
 
