@@ -65,8 +65,6 @@ def models() -> None:
 
     Arm, seed, architecture, parameters, clean top-1 on the suite's images where they are committed in results/ and on
     the validation images, and how each was made.
-
-    Example: mae-bench models
     """
     from tabulate import tabulate
 

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from timm.models.resnet import BasicBlock, ResNet
 from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor, nn
+from torch import nn
 
 from mae_bench.cells import near_name
 from mae_bench.models import ModelError
@@ -143,8 +143,7 @@ def load_weights(path: Path) -> nn.Module:
     an encoder.
 
     Raises:
-        ModelError: the file is damaged, or of another architecture; the file, and the first tensors that do not fit, are
-        named.
+        ModelError: the file is damaged, or of another architecture; the file, or a tensor, is named.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -157,30 +156,16 @@ def load_weights(path: Path) -> nn.Module:
         raise ModelError(f"{path}: unknown architecture {metadata.get('architecture')!r}: {hint}")
     architecture = ARCHITECTURES[metadata["architecture"]]
     heads = ("head.weight", "head.bias", "fc.weight", "fc.bias")
-    classes = next((len(state[key]) for key in heads if key in state and state[key].ndim), 0)
+    classes = next((len(state[key]) for key in heads if key in state), 0)
     model = architecture.build(classes)
-    if faults := _faults(state, model.state_dict()):
-        more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
-        raise ModelError(
-            f"{path}: does not fit architecture {architecture.name}: {', '.join(faults[:3])}{more}; install mae_bench "
-            "again, or train the model again"
+    try:
+        model.load_state_dict(
+            {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
         )
-    model.load_state_dict({key: value.float() if value.is_floating_point() else value for key, value in state.items()})
+    except RuntimeError as error:
+        raise ModelError(f"{path}: does not fit architecture {architecture.name}: {error}") from error
     model.pretrained_cfg = architecture.pretrained_cfg  # type: ignore[assignment]
     return model.eval()
-
-
-def _faults(state: dict[str, Tensor], expected: dict[str, Tensor]) -> list[str]:
-    """What keeps ``state`` from being loaded where ``expected`` is: a phrase for each tensor."""
-    return [
-        *(f'"{key}" is missing' for key in expected if key not in state),
-        *(f'"{key}" is not part of it' for key in state if key not in expected),
-        *(
-            f'"{key}" is {tuple(state[key].shape)}, not {tuple(value.shape)}'
-            for key, value in expected.items()
-            if key in state and state[key].shape != value.shape
-        ),
-    ]
 
 
 def save_weights(model: nn.Module, name: str, architecture: str, folder: Path) -> Path:

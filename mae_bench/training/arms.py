@@ -237,14 +237,9 @@ def _start_from(model: nn.Module, start: str, out: Path) -> None:
             break
     else:
         raise BenchError(f"the encoder {start} is neither in {out} nor bundled: make it with mae-bench train pretrain")
-    state, expected = load_weights(path).state_dict(), model.state_dict()
-    fits = all(key in expected and value.shape == expected[key].shape for key, value in state.items())
-    if not fits or {key.split(".")[0] for key in expected.keys() - state.keys()} != {"head"}:
-        raise BenchError(
-            f"{path}: not an encoder of the architecture to start: remove the file and make it again with "
-            "mae-bench train pretrain"
-        )
-    model.load_state_dict(state, strict=False)
+    missing, unexpected = model.load_state_dict(load_weights(path).state_dict(), strict=False)
+    if unexpected or {key.split(".")[0] for key in missing} != {"head"}:
+        raise BenchError(f"{path}: the encoder does not fit the classifier: {missing=}, {unexpected=}")
 
 
 def _features(model: VisionTransformer, data: TrainingData, positions: np.ndarray) -> Tensor:
