@@ -240,8 +240,9 @@ def attention_map(attention: nn.Module, tokens: Tensor) -> Tensor:
     qkv = attention.qkv(tokens).reshape(batch, count, 3, attention.num_heads, -1)  # type: ignore[operator]
     queries, keys, _ = qkv.permute(2, 0, 3, 1, 4).unbind(0)
     queries, keys = attention.q_norm(queries), attention.k_norm(keys)  # type: ignore[operator]
-    scores: Tensor = (queries.float() * attention.scale) @ keys.float().transpose(-2, -1)
-    return scores.softmax(-1)
+    with torch.autocast(tokens.device.type, enabled=False):  # which would cast the product back down
+        scores: Tensor = (queries.float() * attention.scale) @ keys.float().transpose(-2, -1)
+        return scores.softmax(-1)
 
 
 def _kept(values: Tensor, hidden: Tensor) -> Tensor:
