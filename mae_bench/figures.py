@@ -35,42 +35,42 @@ class FigureError(BenchError):
     """A picture that cannot be drawn."""
 
 
-def _pyplot() -> Any:
+_STYLE = {
+    "font.size": 11,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#dddddd",
+    "svg.hashsalt": "mae_bench",
+    "svg.fonttype": "none",
+}
+
+
+def _styled() -> Any:
     try:
         import matplotlib as mpl
     except ModuleNotFoundError as error:
         raise FigureError('matplotlib is not installed: pip install "mae-bench[figures]"') from error
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
-
-    mpl.rcParams.update(
-        {
-            "font.size": 11,
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "axes.grid": True,
-            "grid.color": "#dddddd",
-            "figure.constrained_layout.use": True,
-            "svg.hashsalt": "mae_bench",
-            "svg.fonttype": "none",
-        }
-    )
-    return plt
+    return mpl.rc_context(_STYLE)
 
 
 def _panels(lines: int, columns: int, **options: Any) -> tuple[Figure, np.ndarray]:
-    figure: Figure
-    figure, axes = _pyplot().subplots(lines, columns, squeeze=False, layout="constrained", **options)
-    return figure, axes
+    """A figure and its axes, made without pyplot: nothing global to choose, to change or to close."""
+    size = options.pop("figsize")
+    with _styled():
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=size, layout="constrained")
+        return figure, figure.subplots(lines, columns, squeeze=False, **options)
 
 
 def save(figure: Figure, folder: Path, name: str) -> list[Path]:
-    """Write ``figure`` as SVG and PNG and close it."""
+    """Write ``figure`` as SVG and PNG."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{name}.svg", folder / f"{name}.png"]
-    figure.savefig(paths[0], metadata={"Date": None})
-    figure.savefig(paths[1], dpi=110)
-    _pyplot().close(figure)
+    with _styled():
+        figure.savefig(paths[0], metadata={"Date": None})
+        figure.savefig(paths[1], dpi=110)
     return paths
 
 
@@ -226,7 +226,6 @@ def attention_distance(evidence: Evidence) -> Figure:
 
 def class_map(tokens: dict[int, Tensor], labels: np.ndarray, classes: Sequence[str], model: str, token: str) -> Figure:
     """The two leading principal components of a token (N, D) by layer, coloured by class."""
-    plt = _pyplot()
     figure, axes = _panels(
         2,
         -(-len(tokens) // 2),
@@ -237,7 +236,7 @@ def class_map(tokens: dict[int, Tensor], labels: np.ndarray, classes: Sequence[s
         plane = (centred @ centred.svd().V[:, :2]).numpy()
         for k, name in enumerate(classes):
             mine = plane[labels == k]
-            ax.scatter(*mine.T, s=6, color=plt.get_cmap("tab10")(k % 10), label=name, marker=_MARKERS[k % 5])
+            ax.scatter(*mine.T, s=6, color=f"C{k % 10}", label=name, marker=_MARKERS[k % 5])
         ax.set_title(f"layer {layer}", fontsize=10)
         ax.set_xticks([])
         ax.set_yticks([])

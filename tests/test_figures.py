@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -55,14 +55,6 @@ def baseline(cell_result: Callable[..., CellResult], tmp_path: Path) -> Baseline
     ]
     outcomes = Outcomes.of("fashion_mnist", results, [str(i) for i in range(10)], np.zeros(10), ["a", "b"])
     return Baseline(tmp_path, {cell_of(r.row).id: r.row for r in results}, outcomes)
-
-
-@pytest.fixture(autouse=True)
-def closed() -> Iterator[None]:
-    yield
-    import matplotlib.pyplot as plt
-
-    assert plt.get_fignums() == []
 
 
 def test_every_figure_is_drawn_as_svg_and_png_and_the_same_each_time(
@@ -122,6 +114,15 @@ def test_class_map_has_a_panel_per_layer(tmp_path: Path) -> None:
     figure = figures.class_map(tokens, np.arange(40) % 2, ["a", "b"], "vit", "cls")
     assert [ax.get_title() for ax in figure.axes if ax.get_visible()] == ["layer 1", "layer 2", "layer 3"]
     figures.save(figure, tmp_path, "map")
+
+
+def test_drawing_leaves_the_users_matplotlib_alone(evidence: Evidence, tmp_path: Path) -> None:
+    import matplotlib as mpl
+    import matplotlib.pyplot as plt
+
+    before = dict(mpl.rcParams), plt.get_fignums()
+    figures.save(figures.retention_maps(evidence), tmp_path, "retention")
+    assert (dict(mpl.rcParams), plt.get_fignums()) == before
 
 
 def test_nothing_to_draw_is_named() -> None:
