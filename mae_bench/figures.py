@@ -35,7 +35,7 @@ class FigureError(BenchError):
     """A picture that cannot be drawn."""
 
 
-_STYLE = {
+_STYLE: Any = {
     "font.size": 11,
     "axes.spines.top": False,
     "axes.spines.right": False,
