@@ -37,10 +37,13 @@ class SeparabilityError(BenchError):
 
 @dataclass(frozen=True)
 class Subspaces:
-    """Orthonormal bases ``basis`` (C, D, k) of classes around the common ``mean`` (D,)."""
+    """Orthonormal bases ``basis`` (C, D, k) of classes around the common ``mean`` (D,). ``spanned`` says whether the
+    tokens of every class span k dimensions; where they do not, the directions that are left are arbitrary.
+    """
 
     basis: Tensor
     mean: Tensor
+    spanned: bool = True
 
     @property
     def dimension(self) -> int:
@@ -50,14 +53,15 @@ class Subspaces:
 @dataclass(frozen=True)
 class SeparabilityValues:
     """Separability of one layer. ``dimension`` is k; ``subspace_hits`` and ``knn_hits`` (M,) say which held-out images
-    were told rightly. ``fisher_ratio`` is None where classes have no scatter.
+    were told rightly. ``fisher_ratio`` is None where classes have no scatter, what rests on a subspace is None where
+    the tokens of a class span fewer than k dimensions.
     """
 
-    separability: float
-    separability_permuted: float
-    separability_excess: float
-    separability_within: float
-    subspace_accuracy: float
+    separability: float | None
+    separability_permuted: float | None
+    separability_excess: float | None
+    separability_within: float | None
+    subspace_accuracy: float | None
     fisher_ratio: float | None
     knn_accuracy: float
     dimension: int
@@ -120,8 +124,10 @@ def class_subspaces(tokens: Tensor, labels: Tensor, within: bool = False) -> Sub
     place = torch.arange(len(index)) - torch.repeat_interleave(counts.cumsum(0) - counts, counts)
     stack = centred.new_zeros(len(classes), int(counts.max()), tokens.shape[1])
     stack[index[order], place] = centred[order]
-    basis = torch.linalg.svd(stack, full_matrices=False).Vh[:, :k].mT.contiguous()
-    return Subspaces(basis, mean)
+    _, singular, directions = torch.linalg.svd(stack, full_matrices=False)
+    least = float(singular[:, k - 1].min()) ** 2
+    spanned = least > _ROUNDING * float(tokens.double().square().sum())
+    return Subspaces(directions[:, :k].mT.contiguous(), mean, spanned)
 
 
 def separability(subspaces: Subspaces, chunk: int = _CHUNK) -> float:
@@ -212,25 +218,29 @@ def separability_profile(tokens: Tensor, labels: Tensor, degraded: Tensor | None
     seen = tokens if degraded is None else degraded
     fit, fit_labels = seen[fitting], index[fitting]
     own = clean if degraded is None else class_subspaces(fit, fit_labels)
-    value = separability(own)
-    chance = float(
-        np.mean([separability(class_subspaces(fit, permuted(fit_labels, seed))) for seed in range(PERMUTATIONS)])
-    )
+    value = _apart(own)
+    drawn = [_apart(class_subspaces(fit, permuted(fit_labels, seed))) for seed in range(PERMUTATIONS)]
+    of_chance = [each for each in drawn if each is not None]
+    chance = float(np.mean(of_chance)) if len(of_chance) == PERMUTATIONS else None
     truth = index[held_out]
     subspace_hits = (nearest_subspace(clean, seen[held_out]) == truth).numpy()
     knn_hits = (nearest_neighbours(tokens[fitting], index[fitting], seen[held_out]) == truth).numpy()
     return SeparabilityValues(
         separability=value,
         separability_permuted=chance,
-        separability_excess=value - chance,
-        separability_within=separability(class_subspaces(fit, fit_labels, within=True)),
-        subspace_accuracy=float(subspace_hits.mean()),
+        separability_excess=value - chance if value is not None and chance is not None else None,
+        separability_within=_apart(class_subspaces(fit, fit_labels, within=True)),
+        subspace_accuracy=float(subspace_hits.mean()) if clean.spanned else None,
         fisher_ratio=fisher_ratio(fit, fit_labels),
         knn_accuracy=float(knn_hits.mean()),
         dimension=own.dimension,
         subspace_hits=subspace_hits,
         knn_hits=knn_hits,
     )
+
+
+def _apart(subspaces: Subspaces) -> float | None:
+    return separability(subspaces) if subspaces.spanned else None
 
 
 def _class_means(values: Tensor, index: Tensor, counts: Tensor) -> Tensor:

@@ -152,6 +152,21 @@ def test_orthogonal_classes_are_wholly_apart_and_equal_ones_not_at_all() -> None
     assert separability(class_subspaces(torch.cat([apart[:60]] * 2), labels)) == pytest.approx(0, abs=1e-6)
 
 
+def test_tokens_that_do_not_span_a_subspace_have_no_separability() -> None:
+    tokens, labels = clouds(3, classes=4)
+    alike = tokens.clone()
+    alike[labels == 2] = alike[labels == 2][0]
+    flat = separability_profile(alike, labels)
+    assert flat.separability is flat.separability_excess is flat.separability_within is flat.subspace_accuracy is None
+    assert flat.fisher_ratio is not None
+    assert flat.knn_accuracy > 0
+    degraded = separability_profile(tokens, labels, alike)
+    assert degraded.separability is degraded.separability_excess is degraded.separability_within is None
+    assert degraded.subspace_accuracy is not None  # the clean subspaces, which are whole, tell the classes
+    line = torch.arange(len(tokens), dtype=torch.float64)[:, None] * torch.ones(tokens.shape[1])
+    assert separability_profile(line, labels).separability_permuted is None
+
+
 @pytest.mark.parametrize("chunk", [1, 2, 3, 7, 100])
 def test_chunks_do_not_matter(chunk: int) -> None:
     subspaces = class_subspaces(*clouds(6, classes=7))
