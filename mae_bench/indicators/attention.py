@@ -43,7 +43,7 @@ def attention_values(attention: Tensor, prefix: int, grid: tuple[int, int]) -> d
     """Per image and head (B, H), from ``attention`` (B, H, T, T) of which the first ``prefix`` tokens are no patches:
     ``attention_distance``, the mean over patch queries of the distance to what they attend to, and
     ``attention_entropy``, the mean entropy of their attention over that of uniform attention. What goes to other
-    tokens is left out, and the rest made to sum to one.
+    tokens is left out, and the rest made to sum to one; a query that gives nothing to any patch counts as 0 in both.
 
     >>> values = attention_values(torch.full((1, 1, 2, 2), 0.5), prefix=0, grid=(1, 2))
     >>> values["attention_distance"].item(), round(values["attention_entropy"].item(), 6)

@@ -90,10 +90,13 @@ class Taps:
 
         Raises:
             ModelError: the model has no tokens that can be dropped.
-            ValueError: the images lose different numbers of tokens, or one loses all.
+            ValueError: the mask is of another grid, the images lose different numbers of tokens, or one loses all.
         """
         if self.token_reason is not None:
             raise ModelError(f"tokens cannot be dropped: {self.token_reason}")
+        if hidden.shape[1] != self.grid[0] * self.grid[1]:
+            rows, columns = self.grid
+            raise ValueError(f"a mask of {hidden.shape[1]} tokens does not fit {rows} x {columns} patches")
         counts = hidden.sum(1)
         if bool((counts != counts[0]).any()) or int(counts[0]) == hidden.shape[1]:
             raise ValueError(

@@ -404,6 +404,14 @@ def test_images_lose_as_many_tokens_and_not_all(small_vit: Build) -> None:
     assert not network.norm_pre._forward_hooks
 
 
+@pytest.mark.parametrize("tokens", [15, 17, 64])
+def test_a_mask_of_another_grid_is_refused(small_vit: Build, tokens: int) -> None:
+    taps = taps_of(small_vit(), torch.zeros(5, 3, 32, 32))
+    hidden = torch.zeros(5, tokens, dtype=torch.bool)
+    with pytest.raises(ValueError, match=f"a mask of {tokens} tokens does not fit 4 x 4 patches"), taps.dropping(hidden):
+        pytest.fail("the mask was taken")
+
+
 def test_a_cnn_has_no_tokens_to_drop(small_resnet: Build) -> None:
     taps = taps_of(small_resnet(), images(2))
     with (
