@@ -10,9 +10,9 @@ import csv
 import io
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mae_bench.cells import near_name
 from mae_bench.degradations import DEGRADATIONS, FILLS
@@ -39,6 +39,7 @@ ROW_KIND = "mean_patch"
 Models = tuple[str, ...]
 Statistic = Callable[["Measured", Models], "float | None"]
 ImageInterval = Callable[["Measured", Sequence[Models]], "tuple[float, float] | None"]
+Groups = list[list[float]]
 
 
 class ClaimError(BenchError):
@@ -50,7 +51,7 @@ class Contrast:
     """One comparison. ``design`` is ``two`` (Welch's t between the seeds of two arms), ``one`` (t over the seeds of one
     arm) or ``paired`` (t over the statistic of models of equal seed). ``smallest`` is the smallest effect of interest
     in ``unit``. Contrasts of one ``group`` say the same by another fill, token, level or reading: where they disagree
-    the claim turns with it.
+    the claim turns with it. ``image_interval`` is given where the one over images is not the jackknife's.
     """
 
     name: str
@@ -95,10 +96,11 @@ class Finding:
 
 @dataclass
 class Measured:
-    """Outcomes and evidence of a suite as contrasts read them."""
+    """Outcomes and evidence of a suite as contrasts read them; ``kept`` (images,) says which images count."""
 
     outcomes: Outcomes
     evidence: Evidence
+    kept: np.ndarray | slice = field(default_factory=lambda: slice(None))
 
     @cached_property
     def degradations(self) -> dict[str, list[str]]:
@@ -114,8 +116,8 @@ class Measured:
         return {}
 
     def scores(self, model: str, degradation: str) -> np.ndarray | None:
-        """(images,) each image's share of the degradation's levels that ``model`` classified rightly; None unless all
-        of them were run on all images.
+        """(kept images,) each image's share of the degradation's levels that ``model`` classified rightly; None unless
+        all of them were run on all images.
         """
         import numpy as np
 
@@ -128,12 +130,63 @@ class Measured:
                 cell in self.outcomes.prediction and not (self.outcomes.prediction[cell] == ABSENT).any()
                 for cell in cells
             )
-            self._scores[key] = np.mean([self.outcomes.correct(cell) for cell in cells], axis=0) if whole else None
+            right = np.mean([self.outcomes.correct(cell) for cell in cells], axis=0)[self.kept] if whole else None
+            self._scores[key] = right
         return self._scores[key]
 
     def clean(self, model: str) -> np.ndarray | None:
-        """(images,) whether the clean image was classified rightly."""
+        """(kept images,) whether the clean image was classified rightly."""
         return self.scores(model, "clean")
+
+    def correct(self, cell: str, images: int | None = None) -> np.ndarray:
+        """(kept images,) of the first ``images`` whether ``cell`` classified them rightly."""
+        import numpy as np
+
+        right = self.outcomes.correct(cell)
+        kept = np.zeros(len(right), dtype=bool)
+        kept[self.kept] = True
+        return right[:images][kept[:images]]
+
+    @cached_property
+    def replicates(self) -> list[Measured]:
+        """What is measured without each of ten groups of images: every tenth block, or where there are fewer than ten
+        blocks a tenth of the images. Indicators are left out where they are not known without a group.
+        """
+        import numpy as np
+
+        from mae_bench.images import BLOCK
+        from mae_bench.statistics import JACKKNIFE_GROUPS
+
+        images = len(self.outcomes.ids)
+        position = np.arange(images)
+        blocks = -(-images // BLOCK)
+        in_blocks = blocks >= JACKKNIFE_GROUPS
+        groups = position // BLOCK % JACKKNIFE_GROUPS if in_blocks else position * JACKKNIFE_GROUPS // images
+        found = []
+        for group in range(JACKKNIFE_GROUPS if images >= JACKKNIFE_GROUPS else 0):
+            evidence = self.evidence.without(group)
+            if in_blocks:
+                self._add_sums(evidence, np.arange(blocks) % JACKKNIFE_GROUPS != group)
+            found.append(Measured(self.outcomes, evidence, groups != group))
+        return found
+
+    def _add_sums(self, evidence: Evidence, kept: np.ndarray) -> None:
+        """Put into ``evidence`` the indicators of the last block that follow from sums over the ``kept`` blocks."""
+        from mae_bench.indicators.profile import column
+
+        of_sums = {name: (f"{name}_{ROW_KIND}", "images") for name in ("alignment", "alignment_centered")}
+        of_sums["retention"] = ("active_overlap", "active_clean")
+        for cell, sums in self.outcomes.block_sums.items():
+            model, degradation, level = cell.rsplit("-", 2)
+            condition = f"{degradation}-{level}"
+            last = max(self.evidence.layers(model, condition, "retention", ROW_KIND), default=None)
+            if last is None:
+                continue
+            named = evidence.values.setdefault(model, {}).setdefault(condition, {})
+            for name, (above, below) in of_sums.items():
+                if above in sums and len(sums[above]) == len(kept):
+                    value = float(sums[above][kept].sum() / sums[below][kept].sum())
+                    named[column(name, last, ROW_KIND)] = (value, math.nan, math.nan)
 
 
 # --------------------------------------------------------------------------- 1: accuracy
@@ -182,10 +235,11 @@ def effective(measured: Measured, models: Models, degradation: str, baseline: st
     def final(name: str) -> tuple[float, float] | None:
         rates = []
         for condition in ("clean-0.00", *conditions):
-            prediction = measured.outcomes.prediction.get(f"{name}-{condition}")
+            cell = f"{name}-{condition}"
+            prediction = measured.outcomes.prediction.get(cell)
             if prediction is None or (prediction[: along.images] == ABSENT).any():
                 return None
-            rates.append(float((prediction == measured.outcomes.labels)[: along.images].mean()))
+            rates.append(float(measured.correct(cell, along.images).mean()))
         return rates[0], float(np.mean(rates[1:]))
 
     points = []
@@ -222,32 +276,6 @@ def _both(measured: Measured, models: Models, degradation: str) -> np.ndarray | 
         return None
     right: np.ndarray = (clean[0] == 1) & (clean[1] == 1)
     return None if right.sum() < 2 else (scores[0] - scores[1])[right]
-
-
-def _difference_over_images(
-    measured: Measured, pairs: Sequence[Models], degradation: str
-) -> tuple[float, float] | None:
-    """95 % interval over images of the difference of :func:`raw`, seeds averaged."""
-    import numpy as np
-
-    from mae_bench.statistics import mean_interval
-
-    scores = [(measured.scores(a, degradation), measured.scores(b, degradation)) for a, b in pairs]
-    differences = [a - b for a, b in scores if a is not None and b is not None]
-    if not differences or len(differences) < len(pairs):
-        return None
-    low, high = mean_interval(np.mean(differences, axis=0))
-    return None if low is None or high is None else (low, high)
-
-
-def _both_over_images(measured: Measured, pairs: Sequence[Models], degradation: str) -> tuple[float, float] | None:
-    """95 % interval of :func:`both_right` over images within seeds, seeds averaged."""
-    images = [values for pair in pairs if (values := _both(measured, pair, degradation)) is not None]
-    if not images or len(images) < len(pairs):
-        return None
-    mean = sum(float(values.mean()) for values in images) / len(images)
-    error = math.sqrt(sum(float(values.var(ddof=1)) / len(values) for values in images)) / len(images)
-    return mean - 1.96 * error, mean + 1.96 * error
 
 
 # --------------------------------------------------------------------------- 2 and 3: layers
@@ -304,7 +332,7 @@ def foretells_loss(measured: Measured, models: Models, indicator: str) -> float 
         clean = measured.clean(model)
         if clean is None:
             return None
-        for cell, prediction in measured.outcomes.prediction.items():
+        for cell in measured.outcomes.prediction:
             name, degradation, level = cell.rsplit("-", 2)
             if name != model or degradation == "clean":
                 continue
@@ -312,7 +340,7 @@ def foretells_loss(measured: Measured, models: Models, indicator: str) -> float 
             blocks = measured.evidence.layers(model, f"{degradation}-{level}", "retention", ROW_KIND)
             if not blocks or max(blocks) not in layers:
                 continue
-            lost.append(float(clean.mean()) - float((prediction == measured.outcomes.labels).mean()))
+            lost.append(float(clean.mean()) - float(measured.correct(cell).mean()))
             sensitivity.append(1 - layers[max(blocks)])
     return _spearman(sensitivity, lost) if len(lost) > 2 else None
 
@@ -336,6 +364,25 @@ def foretells_flip(measured: Measured, models: Models, indicator: str) -> float 
         for area in measured.evidence.layers(model, condition, f"{indicator}_flip_auc", ROW_KIND).values()
     ]
     return 2 * float(np.mean(values)) - 1 if values else None
+
+
+def _flip_over_images(measured: Measured, pairs: Sequence[Models], indicator: str) -> tuple[float, float] | None:
+    """Mean of the 95 % intervals (DeLong's) of the cells of :func:`foretells_flip`. Cells share their images; so wide
+    is the interval of a mean of perfectly correlated values, and that of any others is narrower.
+    """
+    import numpy as np
+
+    found = [
+        bounds
+        for models in pairs
+        for model in models
+        for condition in measured.evidence.values.get(model, {})
+        for bounds in measured.evidence.intervals(model, condition, f"{indicator}_flip_auc", ROW_KIND).values()
+    ]
+    if not found:
+        return None
+    low, high = np.mean(found, axis=0)
+    return 2 * float(low) - 1, 2 * float(high) - 1
 
 
 def foretells_flip_better(measured: Measured, models: Models, better: str, worse: str) -> float | None:
@@ -365,7 +412,7 @@ def _accuracy() -> Iterable[Contrast]:
         fill = next((f for f in FILLS if name.endswith(f"_{f}")), None)
         group = name.removesuffix(f"_{fill}") if fill else name
 
-        def contrast(reading: str, statement: str, design: str, statistic: Statistic, **more: Any) -> Contrast:
+        def contrast(reading: str, statement: str, design: str, statistic: Statistic) -> Contrast:
             return Contrast(
                 f"{reading}-{name}",  # noqa: B023 - called at once
                 1,
@@ -377,11 +424,9 @@ def _accuracy() -> Iterable[Contrast]:
                 "top-1",
                 statistic,
                 degradation=name,  # noqa: B023
-                **more,
             )
 
-        over_images = partial(_difference_over_images, degradation=name)
-        yield contrast("raw", f"top-1 under {name}", "two", partial(raw, degradation=name), image_interval=over_images)
+        yield contrast("raw", f"top-1 under {name}", "two", partial(raw, degradation=name))
         yield contrast(
             "retained", f"share of the clean top-1 kept under {name}", "two", partial(retained, degradation=name)
         )
@@ -396,7 +441,6 @@ def _accuracy() -> Iterable[Contrast]:
             f"top-1 under {name} on images that both get right when clean",
             "paired",
             partial(both_right, degradation=name),
-            image_interval=partial(_both_over_images, degradation=name),
         )
 
 
@@ -500,6 +544,7 @@ def _indicators() -> Iterable[Contrast]:
             0.2,
             "Somers' D",
             partial(foretells_flip, indicator=indicator),
+            image_interval=partial(_flip_over_images, indicator=indicator),
         )
     yield Contrast(
         "flip-alignment_centered-over-alignment",
@@ -547,30 +592,57 @@ def findings(measured: Measured, contrasts: Iterable[Contrast] | None = None) ->
 
 
 def _finding(measured: Measured, contrast: Contrast) -> Finding:
-    import numpy as np
-
-    by_arm = [measured.evidence.models(arm) for arm in contrast.arms]
-    seeds = sorted(set.intersection(*(set(models) for models in by_arm)))
-    pairs = [tuple(models[seed] for models in by_arm) for seed in seeds]
-    groups: list[list[float]]
-    if contrast.design == "two":
-        groups = [
-            [v for m in models.values() if (v := contrast.statistic(measured, (m,))) is not None] for models in by_arm
-        ]
-        statistics = [[contrast.statistic(measured, (m,)) for m in pair] for pair in pairs]
-        per_seed = tuple(a - b for a, b in statistics if a is not None and b is not None)
-    else:
-        each = [contrast.statistic(measured, pair) for pair in pairs]
-        per_seed = tuple(v for v in each if v is not None)
-        groups = [list(per_seed)]
-    interval = contrast.image_interval(measured, pairs) if contrast.image_interval is not None and pairs else None
-    image_low, image_high = interval or (None, None)
+    groups, per_seed = _by_seed(measured, contrast)
     if not all(groups):
-        return Finding(contrast, None, None, None, image_low, image_high, per_seed, None, None, None, "not measured")
-    estimate = float(np.mean(groups[0])) - (float(np.mean(groups[1])) if len(groups) == 2 else 0.0)
+        return Finding(contrast, None, None, None, None, None, per_seed, None, None, None, "not measured")
+    estimate = _estimate(groups)
+    image_low, image_high = _over_images(measured, contrast, groups) or (None, None)
     low, high, p_value, detectable = _seed_interval(estimate, groups)
     judged = verdict(estimate, low, high, contrast.smallest, min(len(group) for group in groups))
     return Finding(contrast, estimate, low, high, image_low, image_high, per_seed, p_value, None, detectable, judged)
+
+
+def _by_seed(measured: Measured, contrast: Contrast) -> tuple[Groups, tuple[float, ...]]:
+    """What is compared, the statistic by seed of one group or of two, and its contrast by seed."""
+    by_arm = [measured.evidence.models(arm) for arm in contrast.arms]
+    pairs = _pairs(measured, contrast)
+    if contrast.design != "two":
+        each = [contrast.statistic(measured, pair) for pair in pairs]
+        per_seed = tuple(v for v in each if v is not None)
+        return [list(per_seed)], per_seed
+    values = {m: contrast.statistic(measured, (m,)) for models in by_arm for m in models.values()}
+    groups = [[v for m in models.values() if (v := values[m]) is not None] for models in by_arm]
+    differences = [(values[a], values[b]) for a, b in pairs]
+    return groups, tuple(a - b for a, b in differences if a is not None and b is not None)
+
+
+def _pairs(measured: Measured, contrast: Contrast) -> list[Models]:
+    """Models of equal seed, one of each arm."""
+    by_arm = [measured.evidence.models(arm) for arm in contrast.arms]
+    seeds = sorted(set.intersection(*(set(models) for models in by_arm)))
+    return [tuple(models[seed] for models in by_arm) for seed in seeds]
+
+
+def _estimate(groups: Groups) -> float:
+    means = [sum(group) / len(group) for group in groups]
+    return means[0] - (means[1] if len(means) == 2 else 0.0)
+
+
+def _over_images(measured: Measured, contrast: Contrast, groups: Groups) -> tuple[float, float] | None:
+    """95 % interval over images within the seeds, by the jackknife; None where the statistic is not known without each
+    group of images.
+    """
+    from mae_bench.statistics import jackknife_interval
+
+    if contrast.image_interval is not None:
+        return contrast.image_interval(measured, _pairs(measured, contrast))
+    parts = []
+    for replicate in measured.replicates:
+        without, _ = _by_seed(replicate, contrast)
+        if [len(group) for group in without] != [len(group) for group in groups]:
+            return None
+        parts.append(_estimate(without))
+    return jackknife_interval(_estimate(groups), parts) if parts else None
 
 
 def _seed_interval(
@@ -637,11 +709,12 @@ def to_markdown(measured: Measured, found: Sequence[Finding]) -> str:
         f"{len(measured.outcomes.ids):,} images; seeds per arm: {trained or 'none'}. Computed from `outcomes.npz` and "
         "`evidence.npz` alone.",
         "A positive estimate speaks for the claim. *Interval*: 95 % over training seeds (Welch's t for two arms, "
-        "one-sample t otherwise). *Images*: 95 % over images within the seeds. *Holds*: the interval lies above 0 and "
-        "the estimate is at least the smallest effect of interest; *does not hold*: the interval lies below that "
-        "effect; else *inconclusive*; fewer than three seeds: *single checkpoint*. *Detectable*: the smallest effect "
-        "that the design finds with 80 % power. *Holm p*: over all contrasts of this page. Top-1 differences are in "
-        "points.",
+        "one-sample t otherwise). *Images*: 95 % over images within the seeds (a jackknife that leaves out a tenth of "
+        "them at a time; for flips the mean of the cells' intervals, which is no narrower). *Holds*: the interval lies "
+        "above 0 and the estimate is at least the smallest effect of interest; *does not hold*: the interval lies "
+        "below that effect; else *inconclusive*; fewer than three seeds: *single checkpoint*. *Detectable*: the "
+        "smallest effect that the design finds with 80 % power. *Holm p*: over all contrasts of this page. Top-1 "
+        "differences are in points.",
     ]
     for number, claim in CLAIMS.items():
         mine = [f for f in found if f.contrast.claim == number]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import tempfile
 import zlib
@@ -15,20 +16,13 @@ from zipfile import BadZipFile
 import numpy as np
 
 from mae_bench.cells import Cell, Level
+from mae_bench.indicators.profile import column
+from mae_bench.statistics import JACKKNIFE_GROUPS
 from mae_bench.store import RunDirectory, StoreError, cell_of
 
 EVIDENCE_VERSION = 1
 WITHOUT_HEADS = ("alignment", "alignment_centered", "correlation", "retention", "newly_active")
 """Indicators kept for all heads together only."""
-
-
-def column(indicator: str, layer: int, token: str, head: int | None = None) -> str:
-    """Name of a value in :attr:`Evidence.values`.
-
-    >>> column("attention_distance", 2, "patch", head=0)
-    'attention_distance|2|0|patch'
-    """
-    return f"{indicator}|{layer}|{'' if head is None else head}|{token}"
 
 
 @dataclass(frozen=True)
@@ -49,11 +43,14 @@ class Trajectories:
 
 @dataclass
 class Evidence:
-    """``values[model][condition][column]`` is (value, low, high), the bounds NaN where there are none."""
+    """``values[model][condition][column]`` is (value, low, high), the bounds NaN where there are none, and
+    ``replicates[model][condition][column]`` the value without each of ten groups of images.
+    """
 
     suite: str
     trainings: dict[str, Training] = field(default_factory=dict)
     values: dict[str, dict[str, dict[str, tuple[float, float, float]]]] = field(default_factory=dict)
+    replicates: dict[str, dict[str, dict[str, tuple[float, ...]]]] = field(default_factory=dict)
     trajectories: Trajectories = field(default_factory=Trajectories)
 
     @classmethod
@@ -66,11 +63,28 @@ class Evidence:
         evidence = cls(suite, trajectories=trajectories or Trajectories())
         for run in runs:
             evidence.trainings |= trainings(run)
+            for name, representation in run.representations().items():
+                cell = Cell.parse(name)
+                evidence._add(cell, representation.records)
+                if representation.replicates:
+                    parts = {each: tuple(values) for each, values in representation.replicates.items()}
+                    evidence.replicates.setdefault(cell.model, {})[cell.condition] = parts
+        # what both hold, the cells have of all images
+        for run in runs:
             for result in run.cells():
                 evidence._add(cell_of(result.row), result.indicators)
-            for name, representation in run.representations().items():
-                evidence._add(Cell.parse(name), representation.records)
         return evidence
+
+    def without(self, group: int) -> Evidence:
+        """The evidence without one of the groups of images, as far as there are replicates of it."""
+        left = {
+            model: {
+                condition: {name: (parts[group], math.nan, math.nan) for name, parts in named.items()}
+                for condition, named in of_model.items()
+            }
+            for model, of_model in self.replicates.items()
+        }
+        return Evidence(self.suite, self.trainings, left, trajectories=self.trajectories)
 
     def _add(self, cell: Cell, records: Iterable[Mapping[str, Any]]) -> None:
         kept = self.values.setdefault(cell.model, {}).setdefault(cell.condition, {})
@@ -89,9 +103,19 @@ class Evidence:
 
     def layers(self, model: str, condition: str, indicator: str, token: str) -> dict[int, float]:
         """An indicator of all heads together by layer, ascending."""
+        return {layer: value for layer, (value, _, _) in self._by_layer(model, condition, indicator, token).items()}
+
+    def intervals(self, model: str, condition: str, indicator: str, token: str) -> dict[int, tuple[float, float]]:
+        """The intervals of :meth:`layers`, where there are any."""
+        found = self._by_layer(model, condition, indicator, token)
+        return {layer: (low, high) for layer, (_, low, high) in found.items() if not math.isnan(low)}
+
+    def _by_layer(
+        self, model: str, condition: str, indicator: str, token: str
+    ) -> dict[int, tuple[float, float, float]]:
         pattern = re.compile(rf"{re.escape(indicator)}\|(\d+)\|\|{token}")
         named = ((pattern.fullmatch(name), v) for name, v in self.values.get(model, {}).get(condition, {}).items())
-        return dict(sorted((int(match[1]), v[0]) for match, v in named if match))
+        return dict(sorted((int(match[1]), v) for match, v in named if match))
 
     def heads(self, model: str, condition: str, indicator: str, token: str) -> dict[tuple[int, int], float]:
         """An indicator by block and head."""
@@ -106,15 +130,9 @@ class Evidence:
 
     def to_bytes(self) -> bytes:
         """A NumPy archive; the same content gives the same bytes."""
-        models = sorted(self.values)
-        conditions = sorted({c for of_model in self.values.values() for c in of_model}, key=_condition_order)
-        columns = sorted({n for of_model in self.values.values() for named in of_model.values() for n in named})
-        table = np.full((len(models), len(conditions), len(columns), 3), np.nan, dtype=np.float32)
-        place = {name: k for k, name in enumerate(columns)}
-        for i, model in enumerate(models):
-            for j, condition in enumerate(conditions):
-                for name, triple in self.values[model].get(condition, {}).items():
-                    table[i, j, place[name]] = triple
+        tables: dict[str, Any] = _table("value", self.values, 3) | _table(
+            "replicate", self.replicates, JACKKNIFE_GROUPS
+        )
         known = sorted(self.trainings)
         shares = sorted({share for by_share in self.trajectories.correct.values() for share in by_share})
         along = sorted(self.trajectories.correct)
@@ -135,10 +153,7 @@ class Evidence:
                 trained=np.array(known, dtype="U"),
                 arms=np.array([self.trainings[name].arm or "" for name in known], dtype="U"),
                 seeds=np.array([-1 if (s := self.trainings[name].seed) is None else s for name in known]),
-                models=np.array(models, dtype="U"),
-                conditions=np.array(conditions, dtype="U"),
-                columns=np.array(columns, dtype="U"),
-                values=table,
+                **tables,
                 trajectory_models=np.array(along, dtype="U"),
                 trajectory_shares=np.array(shares, dtype=np.float64),
                 trajectory_conditions=np.array(tried, dtype="U"),
@@ -164,15 +179,8 @@ class Evidence:
                 evidence = cls(str(file["suite"]))
                 for name, arm, seed in zip(file["trained"], file["arms"], file["seeds"], strict=True):
                     evidence.trainings[str(name)] = Training(str(arm) or None, None if seed < 0 else int(seed))
-                columns = [str(name) for name in file["columns"]]
-                conditions = [str(name) for name in file["conditions"]]
-                table = file["values"].astype(np.float64)
-                for model, of_model in zip(file["models"], table, strict=True):
-                    mine = evidence.values.setdefault(str(model), {})
-                    for condition, of_condition in zip(conditions, of_model, strict=True):
-                        measured = np.flatnonzero(~np.isnan(of_condition[:, 0]))
-                        if len(measured):
-                            mine[condition] = {columns[k]: tuple(of_condition[k].tolist()) for k in measured}
+                evidence.values = _of_table("value", file)
+                evidence.replicates = _of_table("replicate", file)
                 evidence.trajectories.images = int(file["trajectory_images"])
                 tried = [str(name) for name in file["trajectory_conditions"]]
                 shares = [float(share) for share in file["trajectory_shares"]]
@@ -187,6 +195,34 @@ class Evidence:
             raise
         except (OSError, EOFError, LookupError, TypeError, ValueError, BadZipFile, zlib.error) as error:
             raise StoreError(f"{path}: not a file of evidence ({error}); restore it or make it again") from error
+
+
+def _table(name: str, numbers: Mapping[str, Any], depth: int) -> dict[str, np.ndarray]:
+    """``numbers[model][condition][column]``, each of ``depth`` numbers, as arrays called after ``name``."""
+    models = sorted(numbers)
+    conditions = sorted({c for of_model in numbers.values() for c in of_model}, key=_condition_order)
+    columns = sorted({n for of_model in numbers.values() for named in of_model.values() for n in named})
+    table = np.full((len(models), len(conditions), len(columns), depth), np.nan, dtype=np.float32)
+    place = {each: k for k, each in enumerate(columns)}
+    for i, model in enumerate(models):
+        for j, condition in enumerate(conditions):
+            for each, values in numbers[model].get(condition, {}).items():
+                table[i, j, place[each]] = values
+    axes = {"models": models, "conditions": conditions, "columns": columns}
+    return {f"{name}s": table} | {f"{name}_{axis}": np.array(names, dtype="U") for axis, names in axes.items()}
+
+
+def _of_table(name: str, file: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """What :func:`_table` made arrays of."""
+    columns = [str(each) for each in file[f"{name}_columns"]]
+    numbers: dict[str, Any] = {}
+    for model, of_model in zip(file[f"{name}_models"], file[f"{name}s"].astype(np.float64), strict=True):
+        mine = numbers.setdefault(str(model), {})
+        for condition, of_condition in zip(file[f"{name}_conditions"], of_model, strict=True):
+            measured = np.flatnonzero(~np.isnan(of_condition[:, 0]))
+            if len(measured):
+                mine[str(condition)] = {columns[k]: tuple(of_condition[k].tolist()) for k in measured}
+    return numbers
 
 
 def trainings(run: RunDirectory) -> dict[str, Training]:

@@ -397,6 +397,7 @@ class Harness:
             limit=self.suite.default_limit if limit is None else limit,
             threads=max(1, cores // workers),
             suite_view=self.options["view"] == "suite",
+            jackknife=self.options["full"],
         )
         run = RunDirectory(self.run_path)  # made when the first cell runs
         return LocalExecutor(self.suite, self.options["data"], settings, run, self.options["resume"], self.represented)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mae_bench.errors import BenchError
 from mae_bench.images import BLOCK
 from mae_bench.indicators.attention import uniform_distance
-from mae_bench.indicators.profile import Record
-from mae_bench.indicators.separability import SeparabilityValues, separability_profile
+from mae_bench.indicators.profile import Record, column
+from mae_bench.indicators.separability import SeparabilityValues, separability_profile, tenths
 from mae_bench.models.taps import KINDS, Features
 from mae_bench.randomness import random_uniform
-from mae_bench.statistics import mean_interval, wilson
+from mae_bench.statistics import JACKKNIFE_GROUPS, jackknife_interval, mean_interval, wilson
 from mae_bench.suites import Suite
 
 IMAGES_PER_CLASS = 100
@@ -41,12 +42,36 @@ ATTENTION = ("attention_distance", "attention_distance_ratio", "attention_entrop
 Key = tuple[int, str]
 
 
+class RepresentationError(BenchError):
+    """A value that no representation has."""
+
+
 @dataclass(frozen=True)
 class Representation:
-    """Records (as :class:`mae_bench.indicators.profile.Record`) of a cell with the fields that identify it."""
+    """Records (as :class:`mae_bench.indicators.profile.Record`) of a cell with the fields that identify it.
+    ``replicates`` hold, by :func:`mae_bench.indicators.profile.column`, a value without each of ten groups of images.
+    """
 
     identity: dict[str, Any]
     records: list[dict[str, Any]]
+    replicates: dict[str, list[float]] = field(default_factory=dict)
+
+    def value(self, indicator: str, layer: int, token: str, head: int | None = None) -> float | None:
+        """One value; ``head`` None means all heads together. None where it is not applicable, as its record says.
+
+        Raises:
+            RepresentationError: there is no such indicator, layer, token or head; those that there are are named.
+        """
+        left, of = self.records, ""
+        for name, choice in (("indicator", indicator), ("layer", layer), ("token", token), ("head", head)):
+            there = dict.fromkeys(record[name] for record in left)
+            left = [record for record in left if record[name] == choice]
+            if not left:
+                known = ", ".join(str(each) for each in there)
+                raise RepresentationError(f"{of or 'the representation'} has no {name} {choice}: name one of {known}")
+            of = f"{of}, {name} {choice}" if of else str(choice)
+        found: float | None = left[0]["value"]
+        return found
 
     def to_json(self) -> bytes:
         """Raises:
@@ -60,9 +85,11 @@ class Representation:
         ValueError: the content is not what :meth:`to_json` writes.
         """
         record = json.loads(content)
-        if not isinstance(record, dict) or record.keys() != {"identity", "records"}:
+        if not isinstance(record, dict) or not {"identity", "records"} <= record.keys() <= {
+            f.name for f in fields(cls)
+        }:
             raise ValueError("not a representation")
-        return cls(record["identity"], record["records"])
+        return cls(**record)
 
 
 @dataclass(frozen=True)
@@ -131,18 +158,26 @@ class Collector:
                 kept.setdefault(name, []).append(value.double().cpu())
 
 
+Replicates = dict[str, list[float]]
+"""Values by :func:`mae_bench.indicators.profile.column`, each without one of ten groups of images."""
+
+
 def separability_records(
     blocks: int,
     clean: Collector,
     degraded: Collector | None,
     constant: Iterable[Key],
     absent: str | None,
-) -> list[dict[str, Any]]:
+    jackknife: bool = False,
+) -> tuple[list[dict[str, Any]], Replicates]:
     """How well classes are told apart at each layer and kind of token; ``degraded`` None means the clean cell.
-    ``absent`` says why a model has no tokens at all.
+    ``absent`` says why a model has no tokens at all. ``jackknife`` asks for replicates, and from them for intervals of
+    what has no other.
     """
     records: list[Record] = []
+    replicates: Replicates = {}
     sample = clean.sample
+    groups = tenths(sample.labels)
     without = set(constant)
     for layer in range(blocks + 2):
         for kind in KINDS:
@@ -154,8 +189,27 @@ def separability_records(
             tokens = torch.from_numpy(np.array(clean.tokens[key]))
             other = torch.from_numpy(np.array(degraded.tokens[key])) if degraded is not None else None
             values = separability_profile(tokens, sample.labels, other)
-            records += [_separability_record(name, layer, kind, values) for name in SEPARABILITY]
-    return [asdict(record) for record in records]
+            parts = _without_each(groups, values, tokens, sample.labels, other) if jackknife else []
+            for name in SEPARABILITY:
+                record = _separability_record(name, layer, kind, values)
+                named = [value for part in parts if (value := getattr(part, name)) is not None]
+                if record.value is not None and len(named) == JACKKNIFE_GROUPS:
+                    replicates[column(name, layer, kind)] = named
+                    if record.low is None:
+                        low, high = jackknife_interval(record.value, named)
+                        record = replace(record, low=low, high=high)
+                records.append(record)
+    return [asdict(record) for record in records], replicates
+
+
+def _without_each(
+    groups: Tensor, whole: SeparabilityValues, tokens: Tensor, labels: Tensor, degraded: Tensor | None
+) -> list[SeparabilityValues]:
+    """The profile without each group of images; none where a class is too small to do without."""
+    if int(torch.unique(labels, return_counts=True)[1].min()) < 2 * JACKKNIFE_GROUPS:
+        return []
+    parts = [separability_profile(tokens, labels, degraded, groups == group) for group in range(JACKKNIFE_GROUPS)]
+    return parts if all(part.dimension == whole.dimension for part in parts) else []
 
 
 def _separability_record(name: str, layer: int, kind: str, values: SeparabilityValues) -> Record:
@@ -171,9 +225,12 @@ def _separability_record(name: str, layer: int, kind: str, values: SeparabilityV
 
 def attention_records(
     blocks: int, collector: Collector, grid: tuple[int, int] | None, absent: str | None
-) -> list[dict[str, Any]]:
-    """Where the heads of each block look, with 95 % intervals over images (Student's t); head None is their mean."""
+) -> tuple[list[dict[str, Any]], Replicates]:
+    """Where the heads of each block look, with 95 % intervals over images (Student's t); head None is their mean, which
+    has replicates too.
+    """
     records: list[Record] = []
+    replicates: Replicates = {}
     for block in range(1, blocks + 1):
         values = collector.attention.get(block)
         if values is None or grid is None:
@@ -183,7 +240,11 @@ def attention_records(
         per_image["attention_distance_ratio"] = per_image["attention_distance"] / uniform_distance(grid)
         for name in ATTENTION:
             heads = per_image[name]
-            for head, column in ((None, heads.mean(1)), *enumerate(heads.T)):
-                low, high = mean_interval(column.numpy())
-                records.append(Record(name, block, head, "patch", float(column.mean()), low, high))
-    return [asdict(record) for record in records]
+            for head, each in ((None, heads.mean(1)), *enumerate(heads.T)):
+                low, high = mean_interval(each.numpy())
+                records.append(Record(name, block, head, "patch", float(each.mean()), low, high))
+            if len(heads) > JACKKNIFE_GROUPS:
+                groups = torch.arange(len(heads)) % JACKKNIFE_GROUPS
+                parts = [float(heads[groups != group].mean()) for group in range(JACKKNIFE_GROUPS)]
+                replicates[column(name, block, "patch")] = parts
+    return [asdict(record) for record in records], replicates

@@ -7,6 +7,9 @@ from functools import lru_cache
 
 import numpy as np
 
+JACKKNIFE_GROUPS = 10
+"""Groups of images of which one is left out at a time."""
+
 
 def wilson(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
     """Wilson score interval of a proportion (Wilson 1927), in [0, 1].
@@ -170,3 +173,25 @@ def mean_interval(values: Sequence[float] | np.ndarray, confidence: float = 0.95
     half = float(t.ppf(0.5 + confidence / 2, len(data) - 1)) * float(data.std(ddof=1)) / len(data) ** 0.5
     mean = float(data.mean())
     return mean - half, mean + half
+
+
+def jackknife_interval(value: float, replicates: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
+    """Interval of a statistic over images from its ``replicates``, each without one of as many equal groups of images:
+    the delete-a-group jackknife (Kott 2001, Journal of Official Statistics 17:521), with Student's t.
+
+    Raises:
+        ValueError: fewer than two replicates.
+
+    >>> low, high = jackknife_interval(2.0, [1.5, 2.5])
+    >>> round(low, 3), round(high, 3)
+    (-4.353, 8.353)
+    """
+    from scipy.stats import t
+
+    groups = len(replicates)
+    if groups < 2:
+        raise ValueError(f"{groups} replicates have no spread")
+    spread = np.asarray(replicates, dtype=np.float64) - float(np.mean(replicates))
+    error = ((groups - 1) / groups * float((spread**2).sum())) ** 0.5
+    half = float(t.ppf(0.5 + confidence / 2, groups - 1)) * error
+    return value - half, value + half

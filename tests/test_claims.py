@@ -33,7 +33,8 @@ from mae_bench.claims import (
     turning,
     verdict,
 )
-from mae_bench.evidence import Evidence, Training, Trajectories, column
+from mae_bench.evidence import Evidence, Training, Trajectories
+from mae_bench.indicators.profile import column
 from mae_bench.store import Outcomes
 
 IMAGES = 1000
@@ -170,6 +171,108 @@ def test_holm_is_over_all_contrasts_and_marks_what_it_does_not_confirm() -> None
     assert sorted(f.holm for f in tested if f.holm is not None) == pytest.approx(expected.tolist())
     for f in tested:
         assert f.confirmed == ("holds (not by Holm)" if f.verdict == "holds" and (f.holm or 0) > 0.05 else f.verdict)
+
+
+# --------------------------------------------------------------------------- intervals over images
+
+
+@pytest.mark.parametrize("images", [1000, 2560])
+def test_interval_over_images_of_a_difference_is_students_over_tenths(images: int) -> None:
+    """A mean over equal groups of images is what the jackknife has in closed form."""
+    generator = np.random.default_rng(0)
+    names = [f"{arm}_s{seed}" for arm in ("mae_ft", "supervised") for seed in SEEDS]
+    conditions = ("clean-0.00", *(f"random_patch-{level}" for level in LEVELS))
+    prediction = {
+        f"{name}-{condition}": generator.integers(0, 2, images).astype(np.int16)
+        for name in names
+        for condition in conditions
+    }
+    outcomes = Outcomes("s", np.array([b"i"] * images), np.zeros(images, np.int16), np.array(["a", "b"]), prediction)
+    trainings = {name: Training(name.removesuffix(name[-3:]), int(name[-1])) for name in names}
+    found = finding_of("raw-random_patch", Measured(outcomes, Evidence("s", trainings)))
+    right = {
+        arm: np.mean([prediction[f"{arm}_s{s}-random_patch-{level}"] == 0 for s in SEEDS for level in LEVELS], axis=0)
+        for arm in ("mae_ft", "supervised")
+    }
+    difference = right["mae_ft"] - right["supervised"]
+    tenth = np.arange(images) // 100 if images == 1000 else np.arange(images) // 256
+    means = [difference[tenth == group].mean() for group in range(10)]
+    low, high = stats.t.interval(0.95, 9, loc=np.mean(means), scale=stats.sem(means))
+    assert (found.image_low, found.image_high) == pytest.approx((low, high))
+
+
+def test_interval_over_images_of_layers_is_from_their_replicates() -> None:
+    generator = np.random.default_rng(1)
+    given_ = measured(lambda *_: 0.5, arms=("mae_pretrained",))
+    parts = generator.normal(size=(3, 4, 10))
+    for seed in SEEDS:
+        name = f"mae_pretrained_s{seed}"
+        of_block = {column("separability_excess", b, "cls"): parts[seed, b - 1] for b in range(1, 5)}
+        of_block |= {column("attention_distance", b, "patch"): np.ones(10) for b in range(1, 5)}
+        given_.evidence.replicates[name] = {"clean-0.00": {k: tuple(v) for k, v in of_block.items()}}
+        means = {k: (float(np.mean(v)), math.nan, math.nan) for k, v in of_block.items()}
+        given_.evidence.values[name] = {"clean-0.00": means}
+    found = finding_of("slope-separability_excess-cls-mae_pretrained", given_)
+    slopes = [np.mean([stats.linregress(np.linspace(0, 1, 4), parts[s, :, g]).slope for s in SEEDS]) for g in range(10)]
+    error = math.sqrt(0.9 * np.sum((slopes - np.mean(slopes)) ** 2))
+    half = stats.t.ppf(0.975, 9) * error
+    assert found.image_low == pytest.approx(found.estimate - half)
+    assert found.image_high == pytest.approx(found.estimate + half)
+    given_.evidence.replicates.pop("mae_pretrained_s1")  # one seed that has none
+    again = Measured(given_.outcomes, given_.evidence)
+    assert finding_of("slope-separability_excess-cls-mae_pretrained", again).image_low is None
+
+
+def test_interval_over_images_of_indicators_is_from_sums_of_blocks() -> None:
+    """Of 12 blocks, each tenth of the images is every tenth block: what follows from sums has an interval."""
+    blocks, images = 12, 12 * 256
+    generator = np.random.default_rng(2)
+    conditions = {"clean-0.00": 0.9, "random_patch-0.10": 0.7, "random_patch-0.50": 0.5, "random_patch-0.90": 0.3}
+    prediction, sums, values = {}, {}, {}
+    for name in ("mae_ft_s0", "supervised_s0"):
+        for condition, rate in conditions.items():
+            prediction[f"{name}-{condition}"] = (generator.uniform(size=images) > rate).astype(np.int16)
+            if condition != "clean-0.00":
+                sums[f"{name}-{condition}"] = {
+                    "images": np.full(blocks, 256.0),
+                    "alignment_mean_patch": 256 * generator.uniform(size=blocks),
+                    "active_overlap": generator.uniform(10, 20, blocks),
+                    "active_clean": generator.uniform(20, 30, blocks),
+                }
+                values.setdefault(name, {})[condition] = {
+                    column(indicator, 3, "mean_patch"): (generator.uniform(), math.nan, math.nan)
+                    for indicator in ("alignment", "retention", "retention_adjusted")
+                }
+    outcomes = Outcomes(
+        "s", np.array([b"i"] * images), np.zeros(images, np.int16), np.array(["a", "b"]), prediction, sums
+    )
+    given_ = Measured(outcomes, Evidence("s", {n: Training(n[:-3], 0) for n in values}, values))
+    kept = np.array([block % 10 != 1 for block in range(blocks)])
+    replicate = given_.replicates[1]
+    lost, low = {"alignment": [], "retention": []}, []
+    for name in values:
+        for condition in list(conditions)[1:]:
+            cell = f"{name}-{condition}"
+            whole = np.repeat(kept, 256)
+            low.append((prediction[cell][whole] != 0).mean() - (prediction[f"{name}-clean-0.00"][whole] != 0).mean())
+            lost["alignment"].append(-sums[cell]["alignment_mean_patch"][kept].mean())
+            lost["retention"].append(-sums[cell]["active_overlap"][kept].sum() / sums[cell]["active_clean"][kept].sum())
+    for indicator, expected in lost.items():
+        found = foretells_loss(replicate, tuple(values), indicator)
+        assert found == pytest.approx(stats.spearmanr(expected, low).statistic)
+        assert finding_of(f"loss-{indicator}", given_).image_low is not None
+    assert foretells_loss(given_, tuple(values), "retention_adjusted") is not None
+    assert finding_of("loss-retention_adjusted", given_).image_low is None  # not known without a tenth
+
+
+def test_interval_over_images_of_flips_is_the_mean_of_the_cells() -> None:
+    given_ = measured(lambda *_: 0.5)
+    for k, model in enumerate(given_.evidence.trainings):
+        given_.evidence.values[model] = {
+            "random_patch-0.50": {column("alignment_flip_auc", 3, "mean_patch"): (0.7, 0.6 + k / 100, 0.8 - k / 100)}
+        }
+    found = finding_of("flip-alignment", given_)
+    assert (found.estimate, found.image_low, found.image_high) == pytest.approx((0.4, 0.25, 0.55))
 
 
 # --------------------------------------------------------------------------- statistics

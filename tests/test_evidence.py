@@ -13,23 +13,25 @@ from hypothesis import strategies as st
 
 from mae_bench.cells import Cell
 from mae_bench.evaluate import CellResult
-from mae_bench.evidence import Evidence, Training, Trajectories, column
+from mae_bench.evidence import Evidence, Training, Trajectories
+from mae_bench.indicators.profile import column
 from mae_bench.representation import Representation
 from mae_bench.store import RunDirectory, StoreError
 
 VALUES = st.floats(-10, 10, width=32)
-TABLES = st.dictionaries(
-    st.sampled_from(("mae", "vit-b", "cnn")),
-    st.dictionaries(
-        st.sampled_from(("clean-0.00", "random_patch-0.50", "gaussian_blur-2.00")),
-        st.dictionaries(
-            st.sampled_from((column("a", 1, "cls"), column("b", 10, "patch", 3), column("c_d", 0, "mean_patch"))),
-            st.tuples(VALUES, VALUES | st.just(np.nan), VALUES | st.just(np.nan)),
-            min_size=1,
-        ),
-        min_size=1,
-    ),
-)
+
+
+def tables(values: st.SearchStrategy[tuple[float, ...]]) -> st.SearchStrategy[Any]:
+    """By model, condition and column."""
+    columns = (column("a", 1, "cls"), column("b", 10, "patch", 3), column("c_d", 0, "mean_patch"))
+    conditions = ("clean-0.00", "random_patch-0.50", "gaussian_blur-2.00")
+    named = st.dictionaries(st.sampled_from(columns), values, min_size=1)
+    of_model = st.dictionaries(st.sampled_from(conditions), named, min_size=1)
+    return st.dictionaries(st.sampled_from(("mae", "vit-b", "cnn")), of_model)
+
+
+TABLES = tables(st.tuples(VALUES, VALUES | st.just(np.nan), VALUES | st.just(np.nan)))
+REPLICATES = tables(st.tuples(*[VALUES] * 10))
 
 
 def saved(evidence: Evidence, path: Path) -> Evidence:
@@ -40,6 +42,7 @@ def saved(evidence: Evidence, path: Path) -> Evidence:
 @settings(max_examples=50, deadline=None, derandomize=True)
 @given(
     TABLES,
+    REPLICATES,
     st.dictionaries(st.sampled_from(("x", "y")), st.tuples(st.none() | st.just("arm"), st.none() | st.integers(0, 9))),
     st.dictionaries(
         st.sampled_from(("x", "y")),
@@ -54,15 +57,18 @@ def saved(evidence: Evidence, path: Path) -> Evidence:
 def test_what_is_saved_is_loaded(
     tmp_path_factory: pytest.TempPathFactory,
     values: Any,
+    replicates: Any,
     trained: dict[str, tuple[str | None, int | None]],
     correct: Any,
 ) -> None:
-    evidence = Evidence("s", {k: Training(*v) for k, v in trained.items()}, values, Trajectories(100, correct))
+    trainings = {k: Training(*v) for k, v in trained.items()}
+    evidence = Evidence("s", trainings, values, replicates, Trajectories(100, correct))
     path = tmp_path_factory.mktemp("evidence") / "evidence.npz"
     loaded = saved(evidence, path)
     assert (loaded.suite, loaded.trainings) == (evidence.suite, evidence.trainings)
     assert loaded.trajectories == evidence.trajectories
     np.testing.assert_equal(loaded.values, values)
+    assert loaded.replicates == replicates
     assert loaded.to_bytes() == evidence.to_bytes()
 
 
@@ -77,12 +83,23 @@ def test_evidence_is_what_runs_left(tmp_path: Path, cell_result: Callable[..., C
         records = [record("alignment", 1, value, low=0.1, high=0.9), record("alignment", 2, None)]
         run.write_cell(cell_result("mae-random_patch-0.50", [1, 2], indicators=records))
         heads = [record("attention_distance", 1, 0.5, head=0), record("retention", 1, 0.5, head=0)]
-        run.write_representation(Cell.parse("mae-clean-0.00"), Representation({}, heads))
+        parts = {column("attention_distance", 1, "cls"): [value + group for group in range(10)]}
+        run.write_representation(Cell.parse("mae-clean-0.00"), Representation({}, heads, parts))
+        of_sample = [record("alignment", 1, 0.9, low=0.8, high=1.0), record("fisher_ratio", 1, value)]
+        run.write_representation(Cell.parse("mae-random_patch-0.50"), Representation({}, of_sample))
         (run.path / "models").mkdir()
         (run.path / "models" / "mae.json").write_text('{"name": "mae", "arm": "mae_ft", "training_seed": 3}')
     evidence = Evidence.of("s", [RunDirectory(tmp_path / name) for name in ("one", "two")])
     assert evidence.value("mae", "random_patch-0.50", column("alignment", 1, "cls")) == 0.75
-    assert evidence.values["mae"]["random_patch-0.50"] == {column("alignment", 1, "cls"): (0.75, 0.1, 0.9)}
+    of_cell = evidence.values["mae"]["random_patch-0.50"]
+    assert of_cell[column("alignment", 1, "cls")] == (0.75, 0.1, 0.9)  # of all images, not of the sample
+    assert evidence.layers("mae", "random_patch-0.50", "fisher_ratio", "cls") == {1: 0.75}
+    assert evidence.intervals("mae", "random_patch-0.50", "alignment", "cls") == {1: (0.1, 0.9)}
+    assert evidence.intervals("mae", "random_patch-0.50", "fisher_ratio", "cls") == {}
+    without = evidence.without(3)
+    assert without.layers("mae", "clean-0.00", "attention_distance", "cls") == {1: 3.75}
+    assert without.layers("mae", "random_patch-0.50", "alignment", "cls") == {}
+    assert without.models("mae_ft") == {3: "mae"}
     assert evidence.heads("mae", "clean-0.00", "attention_distance", "cls") == {(1, 0): 0.5}
     assert evidence.heads("mae", "clean-0.00", "retention", "cls") == {}
     assert evidence.layers("mae", "random_patch-0.50", "alignment", "cls") == {1: 0.75}

@@ -15,8 +15,9 @@ from mae_bench import figures
 from mae_bench.baseline import Baseline
 from mae_bench.degradations import DEGRADATIONS
 from mae_bench.evaluate import CellResult
-from mae_bench.evidence import Evidence, Training, column
+from mae_bench.evidence import Evidence, Training
 from mae_bench.figures import FigureError
+from mae_bench.indicators.profile import column
 from mae_bench.store import Outcomes, cell_of
 from mae_bench.suites import Suite
 

@@ -17,11 +17,19 @@ from mae_bench.degradations.occlusion import hidden_tokens
 from mae_bench.evaluate import Evaluation, EvaluationError, Settings
 from mae_bench.images import BLOCK
 from mae_bench.indicators.attention import attention_values, uniform_distance
+from mae_bench.indicators.profile import column
 from mae_bench.indicators.separability import separability_profile
 from mae_bench.models.classifier import Classifier
 from mae_bench.models.pool import LoadedModel, Pool
 from mae_bench.models.registry import ModelEntry
-from mae_bench.representation import ATTENTION, ATTENTION_IMAGES, SEPARABILITY, Representation, Sample
+from mae_bench.representation import (
+    ATTENTION,
+    ATTENTION_IMAGES,
+    SEPARABILITY,
+    Representation,
+    RepresentationError,
+    Sample,
+)
 from mae_bench.suites import Suite
 
 Build = Callable[..., Any]
@@ -150,6 +158,78 @@ def test_attention_is_the_mean_over_the_leading_images(evaluate: Build, vit: Loa
             for head, value in enumerate(expected[name].tolist()):
                 assert found[name, block, head, "patch"] == pytest.approx(value, abs=1e-5)
             assert found[name, block, None, "patch"] == pytest.approx(float(expected[name].mean()), abs=1e-5)
+
+
+def test_replicates_are_the_values_without_a_tenth_of_the_images(evaluate: Build, vit: LoadedModel) -> None:
+    evaluation = evaluate(vit, limit=512, jackknife=True)
+    made = evaluation.represent(*CLEAN)
+    tokens = evaluation.clean_tokens("cls")[2]
+    labels = evaluation.sample.labels
+    rank = {int(label): 0 for label in labels}
+    group = []
+    for label in labels.tolist():
+        group.append(rank[label] // 2 % 10)
+        rank[label] += 1
+    for g in (0, 7):
+        expected = separability_profile(tokens, labels, left_out=torch.tensor(group) == g)
+        for name in SEPARABILITY:
+            assert made.replicates[column(name, 2, "cls")][g] == pytest.approx(getattr(expected, name)), name
+    images = evaluation.degraded(*CLEAN, 0, ATTENTION_IMAGES)
+    with torch.inference_mode(), vit.taps.capture(patches=False, attention=True) as features:
+        vit.classifier(images)
+    distance = attention_values(features.attention[1], vit.taps.prefix, vit.taps.grid)["attention_distance"].mean(1)
+    kept = [i for i in range(ATTENTION_IMAGES) if i % 10 != 7]
+    found = made.replicates[column("attention_distance", 1, "patch")][7]
+    assert found == pytest.approx(float(distance[kept].mean()), abs=1e-5)
+    for record in made.records:
+        if record["indicator"] in SEPARABILITY and record["value"] is not None:
+            assert record["low"] <= record["value"] <= record["high"], record
+    assert Representation.from_json(made.to_json()) == made
+    assert evaluation.represent(*HALF).replicates.keys() == {
+        column(name, block, "patch") for name in ATTENTION for block in (1, 2)
+    }
+
+
+def test_classes_too_small_for_tenths_have_no_replicates(tmp_path: Path, random_suite: Build, vit: LoadedModel) -> None:
+    few = random_suite(8 * 19)  # eight classes
+    evaluation = Evaluation(few, vit, Settings(jackknife=True), tmp_path, "run")
+    try:
+        made = evaluation.represent(*CLEAN)
+    finally:
+        evaluation.close()
+    assert not any(name.startswith("separability") for name in made.replicates)
+    assert made.value("separability", 1, "cls") is not None
+
+
+def test_value_is_asked_for_by_name(evaluate: Build, vit: LoadedModel) -> None:
+    made = evaluate(vit, limit=512).represent(*HALF)
+    values = values_of(made)
+    for key in (("separability", 2, "cls", None), ("attention_distance", 1, "patch", 0), ("retention", 2, "cls", None)):
+        indicator, layer, token, head = key
+        assert made.value(indicator, layer, token, head) == values[indicator, layer, head, token] is not None
+    assert made.value("separability", 0, "cls") is None
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        (("separable", 1, "cls"), "the representation has no indicator separable: name one of separability, "),
+        (("separability", 4, "cls"), "separability has no layer 4: name one of 0, 1, 2, 3"),
+        (("attention_distance", 0, "patch"), "attention_distance has no layer 0: name one of 1, 2"),
+        (("attention_distance", 1, "cls"), "attention_distance, layer 1 has no token cls: name one of patch"),
+        (
+            ("attention_distance", 1, "patch", 9),
+            "attention_distance, layer 1, token patch has no head 9: name one of None, 0, 1",
+        ),
+        (("separability", 1, "cls", 0), "separability, layer 1, token cls has no head 0: name one of None"),
+    ],
+)
+def test_layer_or_head_that_does_not_exist_is_named_with_those_that_do(
+    evaluate: Build, vit: LoadedModel, asked: tuple[Any, ...], message: str
+) -> None:
+    with pytest.raises(RepresentationError) as caught:
+        evaluate(vit, limit=512).represent(*CLEAN).value(*asked)
+    assert str(caught.value).startswith(message)
 
 
 def test_intervals_hold_their_value(evaluate: Build, vit: LoadedModel) -> None:

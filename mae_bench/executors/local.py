@@ -153,7 +153,9 @@ class LocalExecutor:
         evaluation = self.evaluation
         stored = self.run_directory.read_representation(cell) if self.resume else None
         if stored is not None and stored.identity == evaluation.identity(cell.degradation, cell.level):
-            return stored
+            lacking = self.settings.jackknife and cell.degradation == "clean" and not stored.replicates
+            if not lacking:
+                return stored
         if with_cell:
             self.run(cell)
         representation = evaluation.represent(cell.degradation, cell.level)

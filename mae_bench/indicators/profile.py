@@ -30,6 +30,15 @@ class Record:
     reason: str | None = None
 
 
+def column(indicator: str, layer: int, token: str, head: int | None = None) -> str:
+    """Name of the value of a record among those of its cell.
+
+    >>> column("attention_distance", 2, "patch", head=0)
+    'attention_distance|2|0|patch'
+    """
+    return f"{indicator}|{layer}|{'' if head is None else head}|{token}"
+
+
 def token_records(layer: int, token: str, sums: BlockSums | None, absent: str) -> list[Record]:
     """Alignment of one layer and token kind; without ``sums`` nulls with the reason ``absent``."""
     if sums is None:

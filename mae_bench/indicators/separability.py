@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mae_bench.errors import BenchError
+from mae_bench.statistics import JACKKNIFE_GROUPS
 
 SUBSPACE_DIMENSIONS = 10
 NEIGHBOURS = 20
@@ -94,12 +95,18 @@ def halves(labels: Tensor, per_class: int = IMAGES_PER_CLASS) -> tuple[Tensor, T
     >>> halves(torch.tensor([0, 1, 0, 1, 1]))
     (tensor([0, 1, 4]), tensor([2, 3]))
     """
+    rank = _rank(labels)
+    kept = rank < per_class
+    return (kept & (rank % 2 == 0)).nonzero()[:, 0], (kept & (rank % 2 == 1)).nonzero()[:, 0]
+
+
+def _rank(labels: Tensor) -> Tensor:
+    """(N,) place of each image among those of its class."""
     rank = torch.empty_like(labels)
     for label in torch.unique(labels):
         members = (labels == label).nonzero()[:, 0]
         rank[members] = torch.arange(len(members))
-    kept = rank < per_class
-    return (kept & (rank % 2 == 0)).nonzero()[:, 0], (kept & (rank % 2 == 1)).nonzero()[:, 0]
+    return rank
 
 
 def class_subspaces(tokens: Tensor, labels: Tensor, within: bool = False) -> Subspaces:
@@ -205,21 +212,38 @@ def permuted(labels: Tensor, seed: int) -> Tensor:
     return labels[torch.from_numpy(np.random.default_rng(seed).permutation(len(labels)))]
 
 
-def separability_profile(tokens: Tensor, labels: Tensor, degraded: Tensor | None = None) -> SeparabilityValues:
+def tenths(labels: Tensor) -> Tensor:
+    """(N,) which of ten groups each image is of, so that a tenth can be left out: two neighbours in the order of their
+    class, one that fits and one that is held out, share a group, and each class has as many in each.
+
+    >>> tenths(torch.tensor([0, 0, 1, 0, 1]))
+    tensor([0, 0, 0, 1, 0])
+    """
+    return _rank(labels) // 2 % JACKKNIFE_GROUPS
+
+
+def separability_profile(
+    tokens: Tensor, labels: Tensor, degraded: Tensor | None = None, left_out: Tensor | None = None
+) -> SeparabilityValues:
     """Everything about ``tokens`` (N, D) of one layer. With ``degraded`` tokens of the same images: how far apart those
-    lie, and how they are told by the subspaces and the neighbours of the clean ones.
+    lie, and how they are told by the subspaces and the neighbours of the clean ones. Images that are ``left_out`` (N,)
+    are so from halves and permuted labels that were drawn with them, so that they alone make a difference.
 
     Raises:
         SeparabilityError: as :func:`class_subspaces`.
     """
     _, index = torch.unique(labels, return_inverse=True)
     fitting, held_out = halves(index)
+    random_labels = [permuted(index[fitting], seed) for seed in range(PERMUTATIONS)]
+    if left_out is not None:
+        random_labels = [each[~left_out[fitting]] for each in random_labels]
+        fitting, held_out = fitting[~left_out[fitting]], held_out[~left_out[held_out]]
     clean = class_subspaces(tokens[fitting], index[fitting])
     seen = tokens if degraded is None else degraded
     fit, fit_labels = seen[fitting], index[fitting]
     own = clean if degraded is None else class_subspaces(fit, fit_labels)
     value = _apart(own)
-    drawn = [_apart(class_subspaces(fit, permuted(fit_labels, seed))) for seed in range(PERMUTATIONS)]
+    drawn = [_apart(class_subspaces(fit, each)) for each in random_labels]
     of_chance = [each for each in drawn if each is not None]
     chance = float(np.mean(of_chance)) if len(of_chance) == PERMUTATIONS else None
     truth = index[held_out]

@@ -24,6 +24,7 @@ from mae_bench.indicators.separability import (
     separability,
     separability_profile,
     subspace_dimension,
+    tenths,
 )
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -225,6 +226,38 @@ def test_permutation_keeps_labels_and_is_a_function_of_its_seed() -> None:
     assert torch.equal(permuted(labels, 1), permuted(labels, 1))
     assert not torch.equal(permuted(labels, 1), permuted(labels, 2))
     assert torch.equal(permuted(labels, 1).sort().values, labels.sort().values)
+
+
+@settings(max_examples=50, derandomize=True)
+@given(st.lists(st.integers(1, 90), min_size=1, max_size=4), st.integers(0, 9))
+def test_tenths_hold_as_many_of_each_class_and_keep_pairs_together(counts: list[int], seed: int) -> None:
+    labels = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(counts)), counts))
+    groups = tenths(torch.from_numpy(labels)).numpy()
+    for label, count in enumerate(counts):
+        own = groups[labels == label]
+        sizes = np.bincount(own, minlength=10)
+        assert (own[: count // 2 * 2 : 2] == own[1 : count // 2 * 2 : 2]).all()
+        assert sizes.max() - sizes.min() <= 2
+        assert sizes.sum() == count
+
+
+def test_leaving_images_out_is_fitting_the_others_with_the_same_random_labels() -> None:
+    tokens, labels = clouds(3, classes=3, per_class=80)
+    out = tenths(labels) == 4
+    found = separability_profile(tokens, labels, left_out=out)
+    fitting, held_out = halves(labels)
+    keep = ~out[fitting]
+    fit, fit_labels = tokens[fitting][keep], labels[fitting][keep]
+    clean = class_subspaces(fit, fit_labels)
+    drawn = [separability(class_subspaces(fit, permuted(labels[fitting], seed)[keep])) for seed in range(5)]
+    assert found.separability == pytest.approx(separability(clean))
+    assert found.separability_permuted == pytest.approx(np.mean(drawn))
+    told = held_out[~out[held_out]]
+    assert found.subspace_accuracy == pytest.approx(
+        float((nearest_subspace(clean, tokens[told]) == labels[told]).double().mean())
+    )
+    nobody = separability_profile(tokens, labels, left_out=torch.zeros_like(out))
+    assert nobody.separability_excess == separability_profile(tokens, labels).separability_excess
 
 
 def test_too_little_to_tell_is_named_with_the_remedy() -> None:

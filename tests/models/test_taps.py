@@ -408,7 +408,10 @@ def test_images_lose_as_many_tokens_and_not_all(small_vit: Build) -> None:
 def test_a_mask_of_another_grid_is_refused(small_vit: Build, tokens: int) -> None:
     taps = taps_of(small_vit(), torch.zeros(5, 3, 32, 32))
     hidden = torch.zeros(5, tokens, dtype=torch.bool)
-    with pytest.raises(ValueError, match=f"a mask of {tokens} tokens does not fit 4 x 4 patches"), taps.dropping(hidden):
+    with (
+        pytest.raises(ValueError, match=f"a mask of {tokens} tokens does not fit 4 x 4 patches"),
+        taps.dropping(hidden),
+    ):
         pytest.fail("the mask was taken")
 
 
