@@ -60,8 +60,8 @@ class EvaluationError(BenchError):
 @dataclass(frozen=True)
 class Settings:
     """How cells are evaluated. ``limit`` 0 means all images, ``batch_size`` 0 means automatic; ``suite_view``
-    forces the suite's view on every model; ``jackknife`` asks clean representations for separability without each tenth
-    of the images, which costs it ten times over.
+    forces the suite's view on every model; ``jackknife`` asks clean representations for values without each tenth
+    of the images, which costs their separability ten times over.
     """
 
     device: str = "cpu"
@@ -383,21 +383,21 @@ class Evaluation:
         on_tokens = degradation(name).on_tokens
         jackknife = self.settings.jackknife and name == "clean"
         records, replicates = separability_records(
-            taps.blocks, clean, degraded, self.reference.constant, absent, jackknife
+            taps.blocks, clean, degraded, self.reference.constant, absent, self.device, jackknife
         )
         of_attention, more = attention_records(
             taps.blocks,
             collector or Collector(self.sample, Path()),
             getattr(taps, "grid", None),
             self.not_applicable(name) or taps.attention_reason or ("tokens were dropped" if on_tokens else None),
+            jackknife,
         )
         records += of_attention
+        replicates |= more
         if name != "clean":
             sums = [{k: v.of(self.sample.blocks) for k, v in each.items()} for each in (shard.tokens, shard.heads)]
             records += self._profile(*sums)
-        self._representations[f"{name}-{level}"] = Representation(
-            self.identity(name, level), records, replicates | more
-        )
+        self._representations[f"{name}-{level}"] = Representation(self.identity(name, level), records, replicates)
         if degraded is not None:
             degraded.tokens.clear()
             shutil.rmtree(degraded.folder, ignore_errors=True)

@@ -168,6 +168,7 @@ def separability_records(
     degraded: Collector | None,
     constant: Iterable[Key],
     absent: str | None,
+    device: torch.device,
     jackknife: bool = False,
 ) -> tuple[list[dict[str, Any]], Replicates]:
     """How well classes are told apart at each layer and kind of token; ``degraded`` None means the clean cell.
@@ -176,8 +177,8 @@ def separability_records(
     """
     records: list[Record] = []
     replicates: Replicates = {}
-    sample = clean.sample
-    groups = tenths(sample.labels)
+    labels = clean.sample.labels.to(device)
+    groups = tenths(labels)
     without = set(constant)
     for layer in range(blocks + 2):
         for kind in KINDS:
@@ -186,10 +187,10 @@ def separability_records(
                 reason = absent or ("constant" if key in without else f"no {kind} token")
                 records += [Record(name, layer, None, kind, reason=reason) for name in SEPARABILITY]
                 continue
-            tokens = torch.from_numpy(np.array(clean.tokens[key]))
-            other = torch.from_numpy(np.array(degraded.tokens[key])) if degraded is not None else None
-            values = separability_profile(tokens, sample.labels, other)
-            parts = _without_each(groups, values, tokens, sample.labels, other) if jackknife else []
+            tokens = torch.from_numpy(np.array(clean.tokens[key])).to(device)
+            other = None if degraded is None else torch.from_numpy(np.array(degraded.tokens[key])).to(device)
+            values = separability_profile(tokens, labels, other)
+            parts = _without_each(groups, values, tokens, labels, other) if jackknife else []
             for name in SEPARABILITY:
                 record = _separability_record(name, layer, kind, values)
                 named = [value for part in parts if (value := getattr(part, name)) is not None]
@@ -224,10 +225,14 @@ def _separability_record(name: str, layer: int, kind: str, values: SeparabilityV
 
 
 def attention_records(
-    blocks: int, collector: Collector, grid: tuple[int, int] | None, absent: str | None
+    blocks: int,
+    collector: Collector,
+    grid: tuple[int, int] | None,
+    absent: str | None,
+    jackknife: bool = False,
 ) -> tuple[list[dict[str, Any]], Replicates]:
-    """Where the heads of each block look, with 95 % intervals over images (Student's t); head None is their mean, which
-    has replicates too.
+    """Where the heads of each block look, with 95 % intervals over images (Student's t); head None is their mean, of
+    which ``jackknife`` asks for replicates.
     """
     records: list[Record] = []
     replicates: Replicates = {}
@@ -243,7 +248,7 @@ def attention_records(
             for head, each in ((None, heads.mean(1)), *enumerate(heads.T)):
                 low, high = mean_interval(each.numpy())
                 records.append(Record(name, block, head, "patch", float(each.mean()), low, high))
-            if len(heads) > JACKKNIFE_GROUPS:
+            if jackknife and len(heads) > JACKKNIFE_GROUPS:
                 groups = torch.arange(len(heads)) % JACKKNIFE_GROUPS
                 parts = [float(heads[groups != group].mean()) for group in range(JACKKNIFE_GROUPS)]
                 replicates[column(name, block, "patch")] = parts

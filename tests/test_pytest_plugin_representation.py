@@ -152,6 +152,17 @@ def test_representations_are_merged_and_resumed(small: Project) -> None:
     assert (model["arm"], model["training_seed"], model["head"]) == ("mae_pretrained", 0, False)
 
 
+def test_clean_representation_without_replicates_is_made_again_where_they_are_wanted(small: Project) -> None:
+    small.write("test_representation.py", REPRESENTATION)
+    path = small.path / "run" / "representations" / "encoder" / "clean-0.00.json"
+    seen = []
+    for more in ((), ("--mae-full",), ("--mae-full",), ()):
+        before = len(small.log)
+        small.run("-k", "encoder and clean", "--mae-run", "run", "--mae-resume", *more).assert_outcomes(passed=1)
+        seen.append((len(small.log) > before, bool(json.loads(path.read_text())["replicates"])))
+    assert seen == [(True, False), (True, True), (False, True), (False, True)]
+
+
 def test_too_few_images_for_subspaces_fail_with_the_remedy(project: Project) -> None:
     project.conftest(CONFTEST)
     project.write("networks.py", NETWORKS)

@@ -105,7 +105,7 @@ def _rank(labels: Tensor) -> Tensor:
     rank = torch.empty_like(labels)
     for label in torch.unique(labels):
         members = (labels == label).nonzero()[:, 0]
-        rank[members] = torch.arange(len(members))
+        rank[members] = torch.arange(len(members), device=labels.device)
     return rank
 
 
@@ -128,7 +128,7 @@ def class_subspaces(tokens: Tensor, labels: Tensor, within: bool = False) -> Sub
         centred = centred - _class_means(centred, index, counts)[index]
     # classes padded with zero rows to one length, which leaves right singular vectors as they are
     order = index.argsort(stable=True)
-    place = torch.arange(len(index)) - torch.repeat_interleave(counts.cumsum(0) - counts, counts)
+    place = torch.arange(len(index), device=index.device) - torch.repeat_interleave(counts.cumsum(0) - counts, counts)
     stack = centred.new_zeros(len(classes), int(counts.max()), tokens.shape[1])
     stack[index[order], place] = centred[order]
     _, singular, directions = torch.linalg.svd(stack, full_matrices=False)
@@ -150,8 +150,9 @@ def separability(subspaces: Subspaces, chunk: int = _CHUNK) -> float:
         count = len(mine) // k
         overlap = (mine @ flat.T).square().reshape(count, k, classes, k).sum((1, 3)) / k
         apart = (1 - overlap).clamp(0, 1).sqrt()
-        later = torch.arange(classes) > torch.arange(start, start + count)[:, None]
-        total += float(apart[later.to(apart.device)].sum())
+        numbers = torch.arange(classes, device=basis.device)
+        later = numbers > numbers[start : start + count, None]
+        total += float(apart[later].sum())
     return total / (classes * (classes - 1) / 2)
 
 
@@ -247,8 +248,8 @@ def separability_profile(
     of_chance = [each for each in drawn if each is not None]
     chance = float(np.mean(of_chance)) if len(of_chance) == PERMUTATIONS else None
     truth = index[held_out]
-    subspace_hits = (nearest_subspace(clean, seen[held_out]) == truth).numpy()
-    knn_hits = (nearest_neighbours(tokens[fitting], index[fitting], seen[held_out]) == truth).numpy()
+    subspace_hits = (nearest_subspace(clean, seen[held_out]) == truth).cpu().numpy()
+    knn_hits = (nearest_neighbours(tokens[fitting], index[fitting], seen[held_out]) == truth).cpu().numpy()
     return SeparabilityValues(
         separability=value,
         separability_permuted=chance,

@@ -228,6 +228,15 @@ def test_permutation_keeps_labels_and_is_a_function_of_its_seed() -> None:
     assert torch.equal(permuted(labels, 1).sort().values, labels.sort().values)
 
 
+def test_everything_is_computed_where_the_tokens_are() -> None:
+    tokens, labels = clouds(0)
+    expected = separability_profile(tokens, labels, tokens + 0.1, tenths(labels) == 0)
+    with torch.device("meta"):  # a tensor that is made elsewhere than asked for could not be computed with
+        found = separability_profile(tokens, labels, tokens + 0.1, tenths(labels) == 0)
+    for name in ("separability", "separability_permuted", "subspace_accuracy", "fisher_ratio", "knn_accuracy"):
+        assert getattr(found, name) == getattr(expected, name)
+
+
 @settings(max_examples=50, derandomize=True)
 @given(st.lists(st.integers(1, 90), min_size=1, max_size=4), st.integers(0, 9))
 def test_tenths_hold_as_many_of_each_class_and_keep_pairs_together(counts: list[int], seed: int) -> None:

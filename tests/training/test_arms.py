@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.nn import functional
 
 from mae_bench.errors import BenchError
 from mae_bench.models.zoo import digest, load_weights, save_weights
+from mae_bench.suites.cifar10 import CLASSES
 from mae_bench.training.data import TrainingData
 from mae_bench.training.recipes import RECIPES, FineTuning, LinearProbe, Optimisation, Pretraining, Supervised
 
@@ -89,6 +91,29 @@ def test_checkpoints_lie_along_trainings_with_labels(trained: Path) -> None:
     final = load_weights(trained / "mae_ft_s0.safetensors").state_dict()
     along = load_weights(trained / "trajectories" / "mae_ft_s0@0.2.safetensors").state_dict()
     assert any(not torch.equal(final[key], along[key]) for key in final)
+
+
+def test_recipes_of_cifar10_make_every_arm_from_class_folders(
+    arms: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Colour JPEGs, one folder a class: what the recipes of the larger suite are given."""
+    monkeypatch.setattr("mae_bench.training.data.VALIDATION_IMAGES_PER_CLASS", 5)
+    generator = np.random.default_rng(0)
+    for name, colour in zip(CLASSES, generator.integers(40, 215, (10, 3)), strict=True):
+        folder = tmp_path / "data" / "train" / name
+        folder.mkdir(parents=True)
+        for i in range(20):
+            pixels = np.clip(colour + generator.normal(scale=20, size=(32, 32, 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / f"{i}.jpg")
+    out = tmp_path / "out"
+    for name in ("cifar10_mae_pretrained_s0", "cifar10_mae_ft_s0", "cifar10_mae_probe_s0", "cifar10_supervised_s0"):
+        more = {"equal_compute_to": None} if "supervised" in name else {}
+        path = arms.train(recipe(name, **more), tmp_path / "data", out, silent)
+        model = load_weights(path)
+        outputs = model(torch.zeros(1, 3, 32, 32)).shape
+        assert outputs == ((1, 64) if name == "cifar10_mae_pretrained_s0" else (1, 10))
+        assert record(out, name)["recipe"]["suite"] == "cifar10"
+    assert record(out, "cifar10_mae_probe_s0")["validation_top1"] > 0.5  # ten colours are told by any features
 
 
 def test_measured_is_what_is_shipped(arms: Any, trained: Path, images: TrainingData) -> None:
