@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import TYPE_CHECKING
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     import numpy as np
 
     from mae_bench.evidence import Evidence
-    from mae_bench.store import Outcomes
+    from mae_bench.rows import ResultRow
+    from mae_bench.store import Outcomes, RunDirectory
 
 CLAIMS = {
     1: "MAE classifies well under blur and occlusion after pretraining and fine-tuning (here: better than the same "
@@ -52,6 +53,7 @@ class Contrast:
     arm) or ``paired`` (t over the statistic of models of equal seed). ``smallest`` is the smallest effect of interest
     in ``unit``. Contrasts of one ``group`` say the same by another fill, token, level or reading: where they disagree
     the claim turns with it. ``image_interval`` is given where the one over images is not the jackknife's.
+    ``degradation`` names that of the cells, ``indicator`` that of the layers of clean images which the statistic reads.
     """
 
     name: str
@@ -65,6 +67,7 @@ class Contrast:
     statistic: Statistic
     image_interval: ImageInterval | None = None
     degradation: str | None = None
+    indicator: str | None = None
 
 
 @dataclass(frozen=True)
@@ -460,6 +463,7 @@ def _separability() -> Iterable[Contrast]:
                     0.05,
                     "per depth",
                     slope,
+                    indicator=indicator,
                 )
             for arm in ("mae_pretrained", "mae_ft"):
                 yield Contrast(
@@ -472,6 +476,7 @@ def _separability() -> Iterable[Contrast]:
                     0.05,
                     "per depth",
                     slope,
+                    indicator=indicator,
                 )
         yield Contrast(
             f"rank-separability_excess-{token}-mae_pretrained",
@@ -483,6 +488,7 @@ def _separability() -> Iterable[Contrast]:
             0.5,
             "rank correlation",
             partial(rank_over_depth, indicator="separability_excess", token=token),
+            indicator="separability_excess",
         )
 
 
@@ -504,6 +510,7 @@ def _attention() -> Iterable[Contrast]:
                 smallest,
                 "of uniform" if "distance" in indicator else "of uniform entropy",
                 partial(statistic, indicator=indicator),
+                indicator=indicator,
             )
 
 
@@ -664,6 +671,58 @@ def _seed_interval(
     half = float(t.ppf(0.975, freedom)) * error
     p_value = 2 * float(t.sf(abs(estimate) / error, freedom))
     return estimate - half, estimate + half, p_value, half + float(t.ppf(0.8, freedom)) * error
+
+
+def contradicted(
+    contrast: Contrast,
+    rows: Mapping[str, ResultRow],
+    evidence: Evidence,
+    run: RunDirectory,
+    cells: Collection[str],
+) -> str | None:
+    """How ``run`` contradicts what the contrast was decided from: the first of its ``cells``, or of its layers, whose
+    interval does not meet the committed one of ``rows`` or ``evidence``. Models of other weights are other models.
+    """
+    from mae_bench.store import cell_of
+
+    for name, row in rows.items():
+        if row.degradation != contrast.degradation or row.top1_low is None or row.top1_high is None:
+            continue
+        mine = run.read_cell(cell_of(row)) if name in cells else None
+        own = None if mine is None or mine.row.weights_hash != row.weights_hash else mine.row
+        if own is None or own.top1_low is None or own.top1_high is None:
+            continue
+        if own.top1_low > row.top1_high or own.top1_high < row.top1_low:
+            return (
+                f"{name}: top-1 {own.top1:.4f} of {own.n} images is off the committed interval {row.top1_low:.4f} to "
+                f"{row.top1_high:.4f} of {row.n}, which {contrast.name} was decided from"
+            )
+    if contrast.indicator is None:
+        return None
+    models = [model for arm in contrast.arms for model in evidence.models(arm).values()]
+    return next((found for model in models if (found := _contradicted_layer(contrast, evidence, run, model))), None)
+
+
+def _contradicted_layer(contrast: Contrast, evidence: Evidence, run: RunDirectory, model: str) -> str | None:
+    from mae_bench.cells import Cell
+    from mae_bench.indicators.profile import column
+
+    cell = Cell.parse(f"{model}-clean-0.00")
+    representation = run.read_representation(cell)
+    if representation is None or representation.identity["weights_hash"] != evidence.trainings[model].weights:
+        return None
+    for record in representation.records:
+        if record["indicator"] != contrast.indicator or record["head"] is not None or record["value"] is None:
+            continue
+        name = column(record["indicator"], record["layer"], record["token"])
+        _, low, high = evidence.values[model][cell.condition].get(name, (math.nan, math.nan, math.nan))
+        value = record["value"]
+        if not (math.isnan(low) or low <= value <= high):
+            return (
+                f"{cell.id}: {contrast.indicator} of {record['token']} at layer {record['layer']} is {value:.4f}, off "
+                f"the committed interval {low:.4f} to {high:.4f}, which {contrast.name} was decided from"
+            )
+    return None
 
 
 # --------------------------------------------------------------------------- tables

@@ -27,10 +27,11 @@ WITHOUT_HEADS = ("alignment", "alignment_centered", "correlation", "retention", 
 
 @dataclass(frozen=True)
 class Training:
-    """The arm and the seed of a model; None where its fixture does not say."""
+    """The arm and the seed of a model, None where its fixture does not say, and the hash of its weights."""
 
     arm: str | None
     seed: int | None
+    weights: str = ""
 
 
 @dataclass
@@ -153,6 +154,7 @@ class Evidence:
                 trained=np.array(known, dtype="U"),
                 arms=np.array([self.trainings[name].arm or "" for name in known], dtype="U"),
                 seeds=np.array([-1 if (s := self.trainings[name].seed) is None else s for name in known]),
+                weights=np.array([self.trainings[name].weights for name in known], dtype="U"),
                 **tables,
                 trajectory_models=np.array(along, dtype="U"),
                 trajectory_shares=np.array(shares, dtype=np.float64),
@@ -177,8 +179,10 @@ class Evidence:
                         "mae-bench claims"
                     )
                 evidence = cls(str(file["suite"]))
-                for name, arm, seed in zip(file["trained"], file["arms"], file["seeds"], strict=True):
-                    evidence.trainings[str(name)] = Training(str(arm) or None, None if seed < 0 else int(seed))
+                trained = (file[key] for key in ("trained", "arms", "seeds", "weights"))
+                for name, arm, seed, weights in zip(*trained, strict=True):
+                    of_seed = None if seed < 0 else int(seed)
+                    evidence.trainings[str(name)] = Training(str(arm) or None, of_seed, str(weights))
                 evidence.values = _of_table("value", file)
                 evidence.replicates = _of_table("replicate", file)
                 evidence.trajectories.images = int(file["trajectory_images"])
@@ -226,11 +230,11 @@ def _of_table(name: str, file: Mapping[str, np.ndarray]) -> dict[str, Any]:
 
 
 def trainings(run: RunDirectory) -> dict[str, Training]:
-    """Arm and seed of the models that a run evaluated."""
+    """What a run knows of the trainings of the models that it evaluated."""
     found = {}
     for path in sorted((run.path / "models").glob("*.json")):
         record = json.loads(path.read_text())
-        found[record["name"]] = Training(record["arm"], record["training_seed"])
+        found[record["name"]] = Training(record["arm"], record["training_seed"], record["weights_hash"])
     return found
 
 

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from mae_bench.claims import Finding
     from mae_bench.comparison import Comparison
     from mae_bench.evaluate import CellResult, Evaluation
+    from mae_bench.evidence import Evidence
     from mae_bench.executors.local import LocalExecutor
     from mae_bench.regression import Rule
     from mae_bench.representation import Representation
@@ -311,6 +312,16 @@ class Harness:
         return path if path is not None and path.exists() else None
 
     @cached_property
+    def evidence(self) -> Evidence:
+        """Raises:
+        BenchError: it is unreadable.
+        """
+        from mae_bench.evidence import Evidence
+
+        assert self.evidence_path is not None
+        return Evidence.load(self.evidence_path)
+
+    @cached_property
     def decided(self) -> tuple[dict[str, Finding], dict[str, str]]:
         """Every contrast as the committed files decide it now, and the verdicts that are committed beside them.
 
@@ -318,14 +329,13 @@ class Harness:
             BenchError: a file is missing or unreadable.
         """
         from mae_bench.claims import ClaimError, Measured, findings, stored_verdicts
-        from mae_bench.evidence import Evidence
 
         path = self.evidence_path
         assert path is not None
         table = path.with_name("claims.csv")
         if self.baseline is None or not table.exists():
             raise ClaimError(f"{path} needs cells.csv, outcomes.npz and claims.csv beside it: restore them")
-        found = findings(Measured(self.baseline.outcomes, Evidence.load(path)))
+        found = findings(Measured(self.baseline.outcomes, self.evidence))
         return {f.contrast.name: f for f in found}, stored_verdicts(table.read_text())
 
     @cached_property
@@ -570,6 +580,9 @@ class BoundClaim:
                 f"{harness.baseline_path} holds no evidence.npz: evaluate with --mae-limit 0 --mae-full, then use "
                 "mae-bench claims"
             )
+        from mae_bench.claims import contradicted
+        from mae_bench.store import RunDirectory
+
         try:
             found, stored = harness.decided
             finding = found[self.name]
@@ -582,31 +595,18 @@ class BoundClaim:
                         "mae-bench claims if that is meant"
                     )
                 )
-            self._check_own_cells(finding)
+            assert harness.baseline is not None
+            contradiction = contradicted(
+                finding.contrast,
+                harness.baseline.rows,
+                harness.evidence,
+                RunDirectory(harness.run_path),
+                harness.collected,
+            )
+            if contradiction is not None:
+                _fail(BenchError(contradiction))
         except BenchError as error:
             _fail(error)
-
-    def _check_own_cells(self, finding: Finding) -> None:
-        """Hold the cells of this run that the contrast is about against their committed intervals."""
-        from mae_bench.store import RunDirectory, StoreError
-
-        harness = self._harness
-        assert harness.baseline is not None
-        run = RunDirectory(harness.run_path)
-        degradation = finding.contrast.degradation
-        for name, row in harness.baseline.rows.items():
-            if row.degradation != degradation or row.top1_low is None or row.top1_high is None:
-                continue
-            result = run.read_cell(Cell.parse(name)) if name in harness.collected else None
-            if result is None or result.row.top1_low is None or result.row.top1_high is None:
-                continue
-            if result.row.weights_hash == row.weights_hash and (
-                result.row.top1_low > row.top1_high or result.row.top1_high < row.top1_low
-            ):
-                raise StoreError(
-                    f"{name}: top-1 {result.row.top1:.4f} of {result.row.n} images is off the committed interval "
-                    f"{row.top1_low:.4f} to {row.top1_high:.4f} of {row.n}, which {self.name} was decided from"
-                )
 
 
 @pytest.fixture

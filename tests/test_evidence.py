@@ -34,6 +34,9 @@ TABLES = tables(st.tuples(VALUES, VALUES | st.just(np.nan), VALUES | st.just(np.
 REPLICATES = tables(st.tuples(*[VALUES] * 10))
 
 
+TRAININGS = st.tuples(st.none() | st.just("arm"), st.none() | st.integers(0, 9), st.sampled_from(("", "w")))
+
+
 def saved(evidence: Evidence, path: Path) -> Evidence:
     path.write_bytes(evidence.to_bytes())
     return Evidence.load(path)
@@ -43,7 +46,7 @@ def saved(evidence: Evidence, path: Path) -> Evidence:
 @given(
     TABLES,
     REPLICATES,
-    st.dictionaries(st.sampled_from(("x", "y")), st.tuples(st.none() | st.just("arm"), st.none() | st.integers(0, 9))),
+    st.dictionaries(st.sampled_from(("x", "y")), TRAININGS),
     st.dictionaries(
         st.sampled_from(("x", "y")),
         st.dictionaries(
@@ -58,7 +61,7 @@ def test_what_is_saved_is_loaded(
     tmp_path_factory: pytest.TempPathFactory,
     values: Any,
     replicates: Any,
-    trained: dict[str, tuple[str | None, int | None]],
+    trained: dict[str, tuple[str | None, int | None, str]],
     correct: Any,
 ) -> None:
     trainings = {k: Training(*v) for k, v in trained.items()}
@@ -88,7 +91,9 @@ def test_evidence_is_what_runs_left(tmp_path: Path, cell_result: Callable[..., C
         of_sample = [record("alignment", 1, 0.9, low=0.8, high=1.0), record("fisher_ratio", 1, value)]
         run.write_representation(Cell.parse("mae-random_patch-0.50"), Representation({}, of_sample))
         (run.path / "models").mkdir()
-        (run.path / "models" / "mae.json").write_text('{"name": "mae", "arm": "mae_ft", "training_seed": 3}')
+        (run.path / "models" / "mae.json").write_text(
+            '{"name": "mae", "arm": "mae_ft", "training_seed": 3, "weights_hash": "w"}'
+        )
     evidence = Evidence.of("s", [RunDirectory(tmp_path / name) for name in ("one", "two")])
     assert evidence.value("mae", "random_patch-0.50", column("alignment", 1, "cls")) == 0.75
     of_cell = evidence.values["mae"]["random_patch-0.50"]
@@ -103,6 +108,7 @@ def test_evidence_is_what_runs_left(tmp_path: Path, cell_result: Callable[..., C
     assert evidence.heads("mae", "clean-0.00", "attention_distance", "cls") == {(1, 0): 0.5}
     assert evidence.heads("mae", "clean-0.00", "retention", "cls") == {}
     assert evidence.layers("mae", "random_patch-0.50", "alignment", "cls") == {1: 0.75}
+    assert evidence.trainings == {"mae": Training("mae_ft", 3, "w")}
     assert evidence.models("mae_ft") == {3: "mae"}
     assert evidence.models("supervised") == {}
     assert evidence.value("cnn", "clean-0.00", "x") is None

@@ -10,6 +10,7 @@ import pytest
 
 from mae_bench.claims import CONTRASTS, Measured, findings, to_csv
 from mae_bench.evidence import Evidence
+from mae_bench.indicators.profile import column
 from mae_bench.store import Outcomes
 from tests.conftest import Project
 
@@ -241,3 +242,29 @@ def test_cell_off_its_committed_interval_fails_the_claims_about_it(decided: Proj
     result = decided.run("-k", "vit-token_drop-0.50 or raw-token_drop or raw-stripes", "--mae-run", "again")
     result.assert_outcomes(passed=2, failed=1)
     result.stdout.fnmatch_lines(["*vit-token_drop-0.50: top-1 * is off the committed interval 0.9950 to 0.9990*"])
+
+
+def test_layer_off_its_committed_interval_fails_the_claims_about_it(small: Project) -> None:
+    small.test("clean")
+    small.write("test_representation.py", REPRESENTATION)
+    small.write("test_claims.py", CLAIM)
+    small.run("test_x.py", "--mae-full", "--mae-update-baseline", "--mae-run", "first").assert_outcomes(passed=2)
+    small.run("test_representation.py", "-k", "encoder and clean", "--mae-run", "layers").assert_outcomes(passed=1)
+    folder = small.path / "results" / "imagefolder"
+    from mae_bench.store import RunDirectory
+
+    evidence = Evidence.of("imagefolder", [RunDirectory(small.path / name) for name in ("first", "layers")])
+    named = evidence.values["encoder"]["clean-0.00"]
+    asked = ("-k", "encoder-clean or early-mae_pretrained or early_entropy-mae_pretrained or slope-subspace_accuracy")
+    for shift, failed in ((0.0, 0), (0.9, 1)):
+        name = column("attention_distance_ratio", 1, "patch")
+        value, low, high = named[name]
+        named[name] = (value, low + shift, high + shift)
+        (folder / "evidence.npz").write_bytes(evidence.to_bytes())
+        found = findings(Measured(Outcomes.load(folder / "outcomes.npz"), evidence))
+        (folder / "claims.csv").write_text(to_csv(found))
+        result = small.run(*asked, "--mae-run", f"again{failed}")
+        assert result.parseoutcomes().get("failed", 0) == failed
+    result.stdout.fnmatch_lines(
+        ["*encoder-clean-0.00: attention_distance_ratio of patch at layer 1 is * off the committed interval *"]
+    )
