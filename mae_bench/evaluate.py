@@ -440,7 +440,7 @@ class Evaluation:
                     },
                 )
             if not clean:
-                side = batch.clean or reference.side(start, stop, features)
+                side = reference.side(start, stop, features) if batch.clean is None else batch.clean.of(features)
                 self._indicator_sums(shard, batch.number, features, side)
         return shard
 

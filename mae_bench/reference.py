@@ -27,6 +27,15 @@ class CleanSide:
     active: dict[Key, Tensor]
     centers: dict[Key, Tensor]
 
+    def of(self, features: Features) -> CleanSide:
+        """What ``features`` are compared with, and no more."""
+
+        def kept(values: dict[Key, Tensor], wanted: dict[Key, Tensor]) -> dict[Key, Tensor]:
+            return {key: value for key, value in values.items() if key in wanted}
+
+        tokens, heads = features.tokens, features.heads
+        return CleanSide(kept(self.tokens, tokens), kept(self.active, heads), kept(self.centers, tokens))
+
 
 class Reference:
     """Clean features of one model on the first ``images`` of a suite, in files below ``folder``.

@@ -372,6 +372,24 @@ def test_token_drop_is_the_same_however_it_is_batched(evaluate: Build, vit: Load
             assert getattr(other.row, name) == pytest.approx(getattr(results[0].row, name), abs=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("represented", "batch_size"), [(("token_drop-0.50",), 64), ((), 1024), (("token_drop-0.50",), 1024)]
+)
+def test_token_drop_beyond_the_probe_images_is_the_same_however_it_is_run(
+    evaluate: Build, vit: LoadedModel, represented: tuple[str, ...], batch_size: int
+) -> None:
+    """Patch tokens are compared on the probe images alone, though the sample, or a large batch, asks for more."""
+    expected = evaluate(vit, limit=0).run(*DROP)
+    assert expected.row.n > 2 * BLOCK
+    other = evaluate(vit, represented, limit=0, batch_size=batch_size).run(*DROP)
+    assert (other.prediction == expected.prediction).mean() > 0.998
+    by_name = {(r["indicator"], r["layer"], r["head"], r["token"]): r["value"] for r in other.indicators}
+    for record in expected.indicators:
+        if not record["indicator"].endswith("flip_auc"):
+            value = by_name[record["indicator"], record["layer"], record["head"], record["token"]]
+            assert value == (None if record["value"] is None else pytest.approx(record["value"], abs=1e-4))
+
+
 def test_model_without_tokens_has_no_such_cell(evaluate: Build, small_resnet: Build) -> None:
     evaluation = evaluate(loaded(small_resnet(), "cnn"), limit=512)
     result = evaluation.run(*DROP)
