@@ -14,13 +14,14 @@ from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
-from mae_bench.cells import near_name
+from mae_bench.cells import Cell, Level, near_name
 from mae_bench.degradations import DEGRADATIONS, FILLS
 from mae_bench.errors import BenchError
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from mae_bench.baseline import Baseline
     from mae_bench.evidence import Evidence
     from mae_bench.rows import ResultRow
     from mae_bench.store import Outcomes, RunDirectory
@@ -51,9 +52,10 @@ class ClaimError(BenchError):
 class Contrast:
     """One comparison. ``design`` is ``two`` (Welch's t between the seeds of two arms), ``one`` (t over the seeds of one
     arm) or ``paired`` (t over the statistic of models of equal seed). ``smallest`` is the smallest effect of interest
-    in ``unit``. Contrasts of one ``group`` say the same by another fill, token, level or reading: where they disagree
-    the claim turns with it. ``image_interval`` is given where the one over images is not the jackknife's.
-    ``degradation`` names that of the cells, ``indicator`` that of the layers of clean images which the statistic reads.
+    in ``unit``. Contrasts of one ``group`` say the same by another fill, token or indicator: where they disagree the
+    claim turns with it. ``image_interval`` is given where the one over images is not the jackknife's.
+    ``degradation`` names that of the cells which the statistic reads, where it does not read all, and ``layers`` the
+    indicator and the token of the blocks, on clean images.
     """
 
     name: str
@@ -67,7 +69,7 @@ class Contrast:
     statistic: Statistic
     image_interval: ImageInterval | None = None
     degradation: str | None = None
-    indicator: str | None = None
+    layers: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,22 @@ class Measured:
     evidence: Evidence
     kept: np.ndarray | slice = field(default_factory=lambda: slice(None))
 
+    @classmethod
+    def of(cls, baseline: Baseline, evidence: Evidence) -> Measured:
+        """What is committed of a suite.
+
+        Raises:
+            ClaimError: outcomes and evidence are of other weights of a model.
+        """
+        for row in baseline.rows.values():
+            training = evidence.trainings.get(row.model)
+            if training is not None and training.weights != row.weights_hash:
+                raise ClaimError(
+                    f"{baseline.path}: the outcomes of {row.model} are of weights {row.weights_hash}, the evidence is "
+                    f"of {training.weights}: make both from one run, with --mae-update-baseline and mae-bench claims"
+                )
+        return cls(baseline.outcomes, evidence)
+
     @cached_property
     def degradations(self) -> dict[str, list[str]]:
         """Conditions of each degradation that the outcomes hold, by rising level."""
@@ -112,7 +130,7 @@ class Measured:
         for cell in self.outcomes.prediction:
             condition = "-".join(cell.rsplit("-", 2)[1:])
             found.setdefault(condition.rsplit("-", 1)[0], set()).add(condition)
-        return {name: sorted(each, key=lambda c: float(c.rsplit("-", 1)[1])) for name, each in found.items()}
+        return {name: sorted(each, key=lambda c: Level.parse(c.rsplit("-", 1)[1])) for name, each in found.items()}
 
     @cached_property
     def _scores(self) -> dict[tuple[str, str], np.ndarray | None]:
@@ -141,14 +159,22 @@ class Measured:
         """(kept images,) whether the clean image was classified rightly."""
         return self.scores(model, "clean")
 
-    def correct(self, cell: str, images: int | None = None) -> np.ndarray:
-        """(kept images,) of the first ``images`` whether ``cell`` classified them rightly."""
+    def rate(self, hits: Sequence[int]) -> float | None:
+        """Top-1 on the images kept, from hits in each of the first blocks that checkpoints were evaluated on; None
+        where a block is kept in part.
+        """
         import numpy as np
 
-        right = self.outcomes.correct(cell)
-        kept = np.zeros(len(right), dtype=bool)
+        from mae_bench.images import BLOCK
+
+        kept = np.zeros(len(self.outcomes.ids), dtype=bool)
         kept[self.kept] = True
-        return right[:images][kept[:images]]
+        images = self.evidence.trajectories.images
+        blocks = [kept[i : min(i + BLOCK, images)] for i in range(0, images, BLOCK)]
+        if any(block.any() != block.all() for block in blocks):
+            return None
+        counted = [(n, len(block)) for n, block in zip(hits, blocks, strict=True) if block.all()]
+        return sum(n for n, _ in counted) / sum(size for _, size in counted) if counted else None
 
     @cached_property
     def replicates(self) -> list[Measured]:
@@ -177,8 +203,12 @@ class Measured:
         """Put into ``evidence`` the indicators of the last block that follow from sums over the ``kept`` blocks."""
         from mae_bench.indicators.profile import column
 
-        of_sums = {name: (f"{name}_{ROW_KIND}", "images") for name in ("alignment", "alignment_centered")}
-        of_sums["retention"] = ("active_overlap", "active_clean")
+        of_sums = {
+            (name, token): (f"{name}_{token}", "images")
+            for name in ("alignment", "alignment_centered")
+            for token in (ROW_KIND, "cls")
+        }
+        of_sums["retention", ROW_KIND] = ("active_overlap", "active_clean")
         for cell, sums in self.outcomes.block_sums.items():
             model, degradation, level = cell.rsplit("-", 2)
             condition = f"{degradation}-{level}"
@@ -186,10 +216,10 @@ class Measured:
             if last is None:
                 continue
             named = evidence.values.setdefault(model, {}).setdefault(condition, {})
-            for name, (above, below) in of_sums.items():
+            for (name, token), (above, below) in of_sums.items():
                 if above in sums and len(sums[above]) == len(kept):
                     value = float(sums[above][kept].sum() / sums[below][kept].sum())
-                    named[column(name, last, ROW_KIND)] = (value, math.nan, math.nan)
+                    named[column(name, last, token)] = (value, math.nan, math.nan)
 
 
 # --------------------------------------------------------------------------- 1: accuracy
@@ -215,52 +245,48 @@ def both_right(measured: Measured, models: Models, degradation: str) -> float | 
 
 def effective(measured: Measured, models: Models, degradation: str, baseline: str) -> float | None:
     """Effective robustness (Taori et al. 2020, arXiv 2007.00644): top-1 under ``degradation`` beyond what the clean
-    top-1 foretells, by the line that the checkpoints along the trainings of the arm ``baseline`` draw on the logit
-    scale. A model of that arm is held against the line of its other seeds.
+    top-1 foretells by the line that trainings of the arm ``baseline`` draw on the logit scale, from their checkpoints
+    to their ends; mean over the checkpoints and the end of the model's own training. A model of that arm is held
+    against the line of its other seeds.
     """
     import numpy as np
 
+    (model,) = models
+    others = (other for other in measured.evidence.models(baseline).values() if other != model)
+    line = [point for other in others for point in _along(measured, other, degradation)]
+    mine = _along(measured, model, degradation)
+    if not mine or len(line) < 4:
+        return None
+    images = measured.evidence.trajectories.images
+    x, y = (_logit(np.array(rates), images) for rates in zip(*line, strict=True))
+    slope, intercept = np.polyfit(x, y, 1)
+    clean, degraded = (np.array(rates) for rates in zip(*mine, strict=True))
+    foretold = 1 / (1 + np.exp(-(slope * _logit(clean, images) + intercept)))
+    return float((degraded - foretold).mean())
+
+
+def _along(measured: Measured, model: str, degradation: str) -> list[tuple[float, float]]:
+    """Clean and degraded top-1 along a training, on the images and levels that its checkpoints were evaluated on."""
+    from mae_bench.images import BLOCK
     from mae_bench.store import ABSENT
 
-    model, along = models[0], measured.evidence.trajectories
-    conditions = sorted(
-        {
-            condition
-            for shares in along.correct.values()
-            for counts in shares.values()
-            for condition in counts
-            if condition.rsplit("-", 1)[0] == degradation
-        }
-    )
-    if not conditions or not along.images:
-        return None
-
-    def final(name: str) -> tuple[float, float] | None:
-        rates = []
-        for condition in ("clean-0.00", *conditions):
-            cell = f"{name}-{condition}"
-            prediction = measured.outcomes.prediction.get(cell)
-            if prediction is None or (prediction[: along.images] == ABSENT).any():
-                return None
-            rates.append(float(measured.correct(cell, along.images).mean()))
-        return rates[0], float(np.mean(rates[1:]))
-
+    along = measured.evidence.trajectories
+    tried = {c for shares in along.correct.values() for hits in shares.values() for c in hits}
+    conditions = sorted(c for c in tried if c.rsplit("-", 1)[0] == degradation)
+    stages = list(along.correct.get(model, {}).values())
+    end = {}
+    for condition in ("clean-0.00", *conditions):
+        prediction = measured.outcomes.prediction.get(f"{model}-{condition}")
+        if prediction is not None and not (prediction[: along.images] == ABSENT).any():
+            right = (prediction == measured.outcomes.labels)[: along.images]
+            end[condition] = tuple(int(right[i : i + BLOCK].sum()) for i in range(0, along.images, BLOCK))
     points = []
-    for other in measured.evidence.models(baseline).values():
-        if other == model or (end := final(other)) is None:
-            continue
-        points.append(end)
-        for counts in along.correct.get(other, {}).values():
-            if "clean-0.00" in counts and all(condition in counts for condition in conditions):
-                mean = float(np.mean([counts[condition] for condition in conditions]))
-                points.append((counts["clean-0.00"] / along.images, mean / along.images))
-    mine = final(model)
-    if mine is None or len(points) < 4:
-        return None
-    x, y = (_logit(np.array(column), along.images) for column in zip(*points, strict=True))
-    slope, intercept = np.polyfit(x, y, 1)
-    foretold = 1 / (1 + math.exp(-(slope * float(_logit(np.array(mine[0]), along.images)) + intercept)))
-    return mine[1] - foretold
+    for hits in (*stages, end):
+        rates = [measured.rate(hits[c]) for c in ("clean-0.00", *conditions) if c in hits]
+        known = [rate for rate in rates if rate is not None]
+        if conditions and len(known) == 1 + len(conditions):
+            points.append((known[0], sum(known[1:]) / len(conditions)))
+    return points
 
 
 def _logit(rates: np.ndarray, images: int) -> np.ndarray:
@@ -326,32 +352,39 @@ def _blocks(measured: Measured, model: str, indicator: str, token: str) -> list[
 # --------------------------------------------------------------------------- 4: indicators
 
 
-def foretells_loss(measured: Measured, models: Models, indicator: str) -> float | None:
+def foretells_loss(measured: Measured, models: Models, indicator: str, token: str = ROW_KIND) -> float | None:
     """Spearman's rank correlation over all degraded cells of ``models`` between the accuracy lost and one minus
-    ``indicator`` at the last block.
+    ``indicator`` of ``token`` at the last block.
     """
-    lost, sensitivity = [], []
-    for model in models:
-        clean = measured.clean(model)
-        if clean is None:
-            return None
-        for cell in measured.outcomes.prediction:
-            name, degradation, level = cell.rsplit("-", 2)
-            if name != model or degradation == "clean":
-                continue
-            layers = measured.evidence.layers(model, f"{degradation}-{level}", indicator, ROW_KIND)
-            blocks = measured.evidence.layers(model, f"{degradation}-{level}", "retention", ROW_KIND)
-            if not blocks or max(blocks) not in layers:
-                continue
-            lost.append(float(clean.mean()) - float(measured.correct(cell).mean()))
-            sensitivity.append(1 - layers[max(blocks)])
-    return _spearman(sensitivity, lost) if len(lost) > 2 else None
+    lost, values = _losses(measured, models, (indicator,), token)
+    return _spearman([1 - value for (value,) in values], lost) if len(lost) > 2 else None
 
 
 def foretells_loss_better(measured: Measured, models: Models, better: str, worse: str) -> float | None:
-    """How much better ``better`` does than ``worse`` in :func:`foretells_loss`."""
-    one, other = (foretells_loss(measured, models, name) for name in (better, worse))
+    """How much better ``better`` does than ``worse`` in :func:`foretells_loss`, over the cells that have both."""
+    lost, values = _losses(measured, models, (better, worse), ROW_KIND)
+    if len(lost) < 3:
+        return None
+    one, other = (_spearman([1 - value[k] for value in values], lost) for k in (0, 1))
     return None if one is None or other is None else one - other
+
+
+def _losses(
+    measured: Measured, models: Models, indicators: tuple[str, ...], token: str
+) -> tuple[list[float], list[tuple[float, ...]]]:
+    """Of each degraded cell that has all ``indicators`` of ``token`` at the last block: the accuracy lost, and them."""
+    lost, values = [], []
+    for cell in measured.outcomes.prediction:
+        model, degradation, level = cell.rsplit("-", 2)
+        if model not in models or degradation == "clean" or (clean := measured.clean(model)) is None:
+            continue
+        condition = f"{degradation}-{level}"
+        last = max(measured.evidence.layers(model, condition, "retention", ROW_KIND), default=None)
+        layers = [measured.evidence.layers(model, condition, indicator, token) for indicator in indicators]
+        if last is not None and all(last in each for each in layers):
+            lost.append(float(clean.mean()) - float(measured.outcomes.correct(cell)[measured.kept].mean()))
+            values.append(tuple(each[last] for each in layers))
+    return lost, values
 
 
 def foretells_flip(measured: Measured, models: Models, indicator: str) -> float | None:
@@ -463,7 +496,7 @@ def _separability() -> Iterable[Contrast]:
                     0.05,
                     "per depth",
                     slope,
-                    indicator=indicator,
+                    layers=(indicator, token),
                 )
             for arm in ("mae_pretrained", "mae_ft"):
                 yield Contrast(
@@ -476,7 +509,7 @@ def _separability() -> Iterable[Contrast]:
                     0.05,
                     "per depth",
                     slope,
-                    indicator=indicator,
+                    layers=(indicator, token),
                 )
         yield Contrast(
             f"rank-separability_excess-{token}-mae_pretrained",
@@ -488,7 +521,7 @@ def _separability() -> Iterable[Contrast]:
             0.5,
             "rank correlation",
             partial(rank_over_depth, indicator="separability_excess", token=token),
-            indicator="separability_excess",
+            layers=("separability_excess", token),
         )
 
 
@@ -510,24 +543,25 @@ def _attention() -> Iterable[Contrast]:
                 smallest,
                 "of uniform" if "distance" in indicator else "of uniform entropy",
                 partial(statistic, indicator=indicator),
-                indicator=indicator,
+                layers=(indicator, "patch"),
             )
 
 
 def _indicators() -> Iterable[Contrast]:
     arms = ("mae_ft", "supervised")
-    for indicator in ("alignment", "alignment_centered", "retention", "retention_adjusted"):
-        yield Contrast(
-            f"loss-{indicator}",
-            4,
-            "an indicator foretells the accuracy lost in a cell",
-            f"low {indicator} foretells the accuracy lost in a cell",
-            "paired",
-            arms,
-            0.5,
-            "rank correlation",
-            partial(foretells_loss, indicator=indicator),
-        )
+    for token in (ROW_KIND, "cls"):
+        for indicator in ("alignment", "alignment_centered", "retention", "retention_adjusted"):
+            yield Contrast(
+                f"loss-{indicator}-{token}",
+                4,
+                "an indicator foretells the accuracy lost in a cell",
+                f"low {indicator} of {token} foretells the accuracy lost in a cell",
+                "paired",
+                arms,
+                0.5,
+                "rank correlation",
+                partial(foretells_loss, indicator=indicator, token=token),
+            )
     for better, worse in (("alignment_centered", "alignment"), ("retention_adjusted", "retention")):
         yield Contrast(
             f"loss-{better}-over-{worse}",
@@ -656,7 +690,8 @@ def _seed_interval(
     estimate: float, groups: Sequence[Sequence[float]]
 ) -> tuple[float | None, float | None, float | None, float | None]:
     """95 % t interval of ``estimate`` over seeds (Welch's for two groups), two-sided p-value, and the effect that such
-    a design finds with 80 % power; all None for fewer than two seeds.
+    a design finds with 80 % power; all None for fewer than two seeds. Seeds without spread, as where each has the
+    largest rank correlation there is, have neither p-value nor such an effect.
     """
     import numpy as np
     from scipy.stats import t
@@ -665,8 +700,8 @@ def _seed_interval(
         return None, None, None, None
     variances = [float(np.var(group, ddof=1)) / len(group) for group in groups]
     error = sum(variances) ** 0.5
-    if error == 0:
-        return estimate, estimate, 0.0 if estimate else 1.0, 0.0
+    if error <= 1e-12 * max(1.0, abs(estimate)):
+        return estimate, estimate, None, None
     freedom = sum(variances) ** 2 / sum(v**2 / (len(g) - 1) for v, g in zip(variances, groups, strict=True))
     half = float(t.ppf(0.975, freedom)) * error
     p_value = 2 * float(t.sf(abs(estimate) / error, freedom))
@@ -683,12 +718,15 @@ def contradicted(
     """How ``run`` contradicts what the contrast was decided from: the first of its ``cells``, or of its layers, whose
     interval does not meet the committed one of ``rows`` or ``evidence``. Models of other weights are other models.
     """
-    from mae_bench.store import cell_of
-
+    models = [model for arm in contrast.arms for model in evidence.models(arm).values()]
+    if contrast.layers is not None:
+        found = (_contradicted_layer(contrast, contrast.layers, evidence, run, model) for model in models)
+        return next((words for words in found if words is not None), None)
     for name, row in rows.items():
-        if row.degradation != contrast.degradation or row.top1_low is None or row.top1_high is None:
+        read = contrast.degradation is None or row.degradation in (contrast.degradation, "clean")
+        if not read or row.model not in models or row.top1_low is None or row.top1_high is None:
             continue
-        mine = run.read_cell(cell_of(row)) if name in cells else None
+        mine = run.read_cell(Cell.parse(name)) if name in cells else None
         own = None if mine is None or mine.row.weights_hash != row.weights_hash else mine.row
         if own is None or own.top1_low is None or own.top1_high is None:
             continue
@@ -697,30 +735,24 @@ def contradicted(
                 f"{name}: top-1 {own.top1:.4f} of {own.n} images is off the committed interval {row.top1_low:.4f} to "
                 f"{row.top1_high:.4f} of {row.n}, which {contrast.name} was decided from"
             )
-    if contrast.indicator is None:
-        return None
-    models = [model for arm in contrast.arms for model in evidence.models(arm).values()]
-    return next((found for model in models if (found := _contradicted_layer(contrast, evidence, run, model))), None)
+    return None
 
 
-def _contradicted_layer(contrast: Contrast, evidence: Evidence, run: RunDirectory, model: str) -> str | None:
-    from mae_bench.cells import Cell
-    from mae_bench.indicators.profile import column
-
+def _contradicted_layer(
+    contrast: Contrast, layers: tuple[str, str], evidence: Evidence, run: RunDirectory, model: str
+) -> str | None:
     cell = Cell.parse(f"{model}-clean-0.00")
     representation = run.read_representation(cell)
     if representation is None or representation.identity["weights_hash"] != evidence.trainings[model].weights:
         return None
-    for record in representation.records:
-        if record["indicator"] != contrast.indicator or record["head"] is not None or record["value"] is None:
-            continue
-        name = column(record["indicator"], record["layer"], record["token"])
-        _, low, high = evidence.values[model][cell.condition].get(name, (math.nan, math.nan, math.nan))
-        value = record["value"]
-        if not (math.isnan(low) or low <= value <= high):
+    indicator, token = layers
+    for layer, (low, high) in evidence.intervals(model, cell.condition, indicator, token).items():
+        value = representation.value(indicator, layer, token)
+        if value is None or not low <= value <= high:
+            found = "null" if value is None else f"{value:.4f}"
             return (
-                f"{cell.id}: {contrast.indicator} of {record['token']} at layer {record['layer']} is {value:.4f}, off "
-                f"the committed interval {low:.4f} to {high:.4f}, which {contrast.name} was decided from"
+                f"{cell.id}: {indicator} of {token} at layer {layer} is {found}, off the committed interval {low:.4f} "
+                f"to {high:.4f}, which {contrast.name} was decided from"
             )
     return None
 
@@ -729,7 +761,7 @@ def _contradicted_layer(contrast: Contrast, evidence: Evidence, run: RunDirector
 
 
 _NUMBERS = ("estimate", "low", "high", "image_low", "image_high")
-COLUMNS = ("contrast", "verdict", *_NUMBERS, "per_seed", "p", "holm", "detectable")
+COLUMNS = ("contrast", "verdict", "smallest", *_NUMBERS, "per_seed", "p", "holm", "detectable")
 
 
 def to_csv(found: Sequence[Finding]) -> str:
@@ -741,7 +773,8 @@ def to_csv(found: Sequence[Finding]) -> str:
         numbers = (f.estimate, f.low, f.high, f.image_low, f.image_high)
         seeds = " ".join(_digits(v) for v in f.per_seed)
         tail = (f.p_value, f.holm, f.detectable)
-        writer.writerow([f.contrast.name, f.confirmed, *map(_digits, numbers), seeds, *map(_digits, tail)])
+        stated = (f.contrast.name, f.confirmed, _digits(f.contrast.smallest))
+        writer.writerow([*stated, *map(_digits, numbers), seeds, *map(_digits, tail)])
     return text.getvalue()
 
 
@@ -749,11 +782,19 @@ def stored_verdicts(text: str) -> dict[str, str]:
     """Verdict by contrast from what :func:`to_csv` gave.
 
     Raises:
-        ClaimError: the text is something else.
+        ClaimError: the text is something else, or holds a contrast that was stated otherwise, or is stated no more.
     """
     lines = list(csv.DictReader(io.StringIO(text)))
     if not lines or tuple(lines[0]) != COLUMNS:
         raise ClaimError("claims.csv is not a table of claims; make it again with mae-bench claims")
+    for line in lines:
+        known = CONTRASTS.get(line["contrast"])
+        if known is None or _digits(known.smallest) != line["smallest"]:
+            now = "is stated no more" if known is None else f"is now stated from {known.smallest:g} on"
+            raise ClaimError(
+                f"claims.csv holds {line['contrast']} with a smallest effect of {line['smallest']}, which {now}: make "
+                "it again with mae-bench claims if that is meant"
+            )
     return {line["contrast"]: line["verdict"] for line in lines}
 
 
@@ -761,19 +802,23 @@ def to_markdown(measured: Measured, found: Sequence[Finding]) -> str:
     """``claims.md``: per claim the count of verdicts, what it turns with, and every contrast."""
     from tabulate import tabulate
 
-    seeds = {arm: len(models) for arm in _arms(found) if (models := measured.evidence.models(arm))}
-    trained = ", ".join(f"{arm} {count}" for arm, count in seeds.items())
+    from mae_bench.representation import ATTENTION_IMAGES, IMAGES_PER_CLASS
+
+    images, along = len(measured.outcomes.ids), measured.evidence.trajectories.images
     parts = [
         f"# Claims on {measured.outcomes.suite}",
-        f"{len(measured.outcomes.ids):,} images; seeds per arm: {trained or 'none'}. Computed from `outcomes.npz` and "
-        "`evidence.npz` alone.",
+        f"Computed from `outcomes.npz` and `evidence.npz` alone: top-1 of {images:,} images at every level; *at equal "
+        f"clean top-1* of the first {along:,} images at the levels of the default matrix, along trainings; "
+        f"separability of the first {IMAGES_PER_CLASS} images of each class, attention of the first "
+        f"{ATTENTION_IMAGES}.",
+        _clean_table(measured, found),
         "A positive estimate speaks for the claim. *Interval*: 95 % over training seeds (Welch's t for two arms, "
         "one-sample t otherwise). *Images*: 95 % over images within the seeds (a jackknife that leaves out a tenth of "
         "them at a time; for flips the mean of the cells' intervals, which is no narrower). *Holds*: the interval lies "
         "above 0 and the estimate is at least the smallest effect of interest; *does not hold*: the interval lies "
         "below that effect; else *inconclusive*; fewer than three seeds: *single checkpoint*. *Detectable*: the "
-        "smallest effect that the design finds with 80 % power. *Holm p*: over all contrasts of this page. Top-1 "
-        "differences are in points.",
+        "smallest effect that the design finds with 80 % power. *Holm p*: over all contrasts of this page; seeds "
+        "without spread have none. Top-1 differences are in points.",
     ]
     for number, claim in CLAIMS.items():
         mine = [f for f in found if f.contrast.claim == number]
@@ -785,6 +830,22 @@ def to_markdown(measured: Measured, found: Sequence[Finding]) -> str:
         header += ["smallest", "detectable", "Holm p", "verdict"]
         parts.append(tabulate(lines, headers=header, tablefmt="github", disable_numparse=True))
     return "\n\n".join(parts) + "\n"
+
+
+def _clean_table(measured: Measured, found: Sequence[Finding]) -> str:
+    """Clean top-1 of the arms compared, by seed: what differs before any degradation."""
+    from tabulate import tabulate
+
+    arms = {arm: measured.evidence.models(arm) for arm in _arms(found)}
+    seeds = sorted({seed for models in arms.values() for seed in models})
+
+    def percent(model: str | None) -> str:
+        clean = None if model is None else measured.clean(model)
+        return "-" if clean is None else f"{100 * clean.mean():.2f}"
+
+    lines = [[arm, *(percent(models.get(seed)) for seed in seeds)] for arm, models in arms.items() if models]
+    headers = ["clean top-1 (%)", *(f"seed {seed}" for seed in seeds)]
+    return tabulate(lines, headers=headers, tablefmt="github", disable_numparse=True) if lines else "No arm was run."
 
 
 def turning(found: Sequence[Finding]) -> list[str]:

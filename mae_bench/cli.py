@@ -159,7 +159,8 @@ def claims(
 ) -> None:
     """Decide the claims of the literature from committed results, and write claims.md and claims.csv beside them.
 
-    With --run, evidence.npz is made from those runs first; without, the one that is there is used.
+    With --run, evidence.npz is made from those runs first; without, the one that is there is used. What is known of
+    checkpoints stays, unless --trajectories names them again.
 
     Example: mae-bench claims --run results/runs/full --trajectories results/fashion_mnist/trajectories
     """
@@ -181,7 +182,9 @@ def claims(
             for path in run:
                 if not (path / "cells").is_dir() and not (path / "representations").is_dir():
                     raise ClaimError(f"--run {path}: not a run directory; pytest benchmarks --mae-run DIR makes one")
-            along = None
+            # those that were evaluated before are kept, unless others are named
+            before = folder / "evidence.npz"
+            along = Evidence.load(before).trajectories if before.exists() else None
             if trajectories is not None:
                 import torch
 
@@ -198,7 +201,7 @@ def claims(
             write_together(written)
         elif not (folder / "evidence.npz").exists():
             raise ClaimError(f"{folder} holds no evidence.npz: name the run that it is made from with --run DIR")
-        measured = Measured(baseline.outcomes, Evidence.load(folder / "evidence.npz"))
+        measured = Measured.of(baseline, Evidence.load(folder / "evidence.npz"))
         found = findings(measured)
         page = to_markdown(measured, found)
         write_together({folder / "claims.md": page.encode(), folder / "claims.csv": to_csv(found).encode()})

@@ -16,6 +16,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from mae_bench.cells import Cell, Level
+from mae_bench.images import BLOCK
 from mae_bench.indicators.profile import column
 from mae_bench.statistics import JACKKNIFE_GROUPS
 from mae_bench.store import RunDirectory, StoreError, cell_of
@@ -36,10 +37,12 @@ class Training:
 
 @dataclass
 class Trajectories:
-    """Checkpoints along trainings: ``correct[model][share][condition]`` of the first ``images`` images were right."""
+    """Checkpoints along trainings: ``correct[model][share][condition]`` says for each block of the first ``images``
+    images how many were right.
+    """
 
     images: int = 0
-    correct: dict[str, dict[float, dict[str, int]]] = field(default_factory=dict)
+    correct: dict[str, dict[float, dict[str, tuple[int, ...]]]] = field(default_factory=dict)
 
 
 @dataclass
@@ -59,13 +62,18 @@ class Evidence:
         """The evidence that ``runs`` left; of a cell that several hold, the last counts.
 
         Raises:
-            StoreError: a run cannot be read.
+            StoreError: a run cannot be read, is of another suite or of a part of its images, or what the runs hold of a
+                model is of several weights; or two models are of one arm and seed.
         """
         evidence = cls(suite, trajectories=trajectories or Trajectories())
         for run in runs:
-            evidence.trainings |= trainings(run)
+            for name, training in trainings(run).items():
+                known = evidence.trainings.setdefault(name, training)
+                if known != training:
+                    raise StoreError(f"{run.path}: {name} is {training}, and {known} in another run: name runs of one")
             for name, representation in run.representations().items():
                 cell = Cell.parse(name)
+                evidence._check(run, cell, representation.identity)
                 evidence._add(cell, representation.records)
                 if representation.replicates:
                     parts = {each: tuple(values) for each, values in representation.replicates.items()}
@@ -73,8 +81,36 @@ class Evidence:
         # what both hold, the cells have of all images
         for run in runs:
             for result in run.cells():
+                evidence._check(run, cell_of(result.row), vars(result.row))
+                if result.row.status == "partial":
+                    raise StoreError(
+                        f"{run.path}: {cell_of(result.row).id} is of {result.row.n} of {result.row.n_expected} images: "
+                        "evaluate with --mae-limit 0"
+                    )
                 evidence._add(cell_of(result.row), result.indicators)
+        places: dict[tuple[str, int], str] = {}
+        for name, training in evidence.trainings.items():
+            if training.arm is None or training.seed is None:
+                continue
+            other = places.setdefault((training.arm, training.seed), name)
+            if other != name:
+                raise StoreError(
+                    f"{other} and {name} are both of arm {training.arm!r}, seed {training.seed}: rename one"
+                )
         return evidence
+
+    def _check(self, run: RunDirectory, cell: Cell, identity: Mapping[str, Any]) -> None:
+        """Raises:
+        StoreError: a cell or representation of ``run`` is of another suite, or of other weights than its model.
+        """
+        if identity["suite"] != self.suite:
+            other = identity["suite"]
+            raise StoreError(f"{run.path}: {cell.id} is of suite {other}, not {self.suite}: name other runs")
+        if identity["weights_hash"] != self.trainings[cell.model].weights:
+            raise StoreError(
+                f"{run.path}: {cell.id} was evaluated with other weights than the last of {cell.model} there: remove "
+                "it, and evaluate it again"
+            )
 
     def without(self, group: int) -> Evidence:
         """The evidence without one of the groups of images, as far as there are replicates of it."""
@@ -141,7 +177,9 @@ class Evidence:
             {c for by_share in self.trajectories.correct.values() for named in by_share.values() for c in named},
             key=_condition_order,
         )
-        correct = np.full((len(along), len(shares), len(tried)), -1, dtype=np.int32)
+        correct = np.full(
+            (len(along), len(shares), len(tried), -(-self.trajectories.images // BLOCK)), -1, dtype=np.int32
+        )
         for i, model in enumerate(along):
             for j, share in enumerate(shares):
                 for k, condition in enumerate(tried):
@@ -190,7 +228,7 @@ class Evidence:
                 shares = [float(share) for share in file["trajectory_shares"]]
                 for model, counts in zip(file["trajectory_models"], file["trajectory_correct"], strict=True):
                     evidence.trajectories.correct[str(model)] = {
-                        share: {c: int(n) for c, n in zip(tried, row, strict=True) if n >= 0}
+                        share: {c: tuple(hits.tolist()) for c, hits in zip(tried, row, strict=True) if hits[0] >= 0}
                         for share, row in zip(shares, counts, strict=True)
                         if (row >= 0).any()
                     }

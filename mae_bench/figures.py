@@ -306,7 +306,7 @@ def _shown_conditions(evidence: Evidence) -> list[str]:
     have = {c for of_model in evidence.values.values() for c, named in of_model.items() if named}
     found = []
     for name in _SHOWN:
-        mine = sorted((c for c in have if c.rsplit("-", 1)[0] == name), key=lambda c: float(c.rsplit("-", 1)[1]))
+        mine = sorted((c for c in have if c.rsplit("-", 1)[0] == name), key=lambda c: Level.parse(c.rsplit("-", 1)[1]))
         if mine:
             found.append(mine[len(mine) // 2])
     if not found:

@@ -335,7 +335,7 @@ class Harness:
         table = path.with_name("claims.csv")
         if self.baseline is None or not table.exists():
             raise ClaimError(f"{path} needs cells.csv, outcomes.npz and claims.csv beside it: restore them")
-        found = findings(Measured(self.baseline.outcomes, self.evidence))
+        found = findings(Measured.of(self.baseline, self.evidence))
         return {f.contrast.name: f for f in found}, stored_verdicts(table.read_text())
 
     @cached_property

@@ -35,9 +35,9 @@ def conditions(suite: Suite) -> list[tuple[str, Level]]:
 def evaluated(
     folder: Path, suite: Suite, settings: Settings, scratch: Path, report: Callable[[str], None] = print
 ) -> Trajectories:
-    """How many of the first images the checkpoints ``<model>@<share>.safetensors`` in ``folder`` classify rightly,
-    under each of :func:`conditions`. What was evaluated before is read from ``folder/correct.json``, which grows with
-    each finished checkpoint.
+    """How many images of each of the first blocks the checkpoints ``<model>@<share>.safetensors`` in ``folder``
+    classify rightly, under each of :func:`conditions`. What was evaluated before is read from ``folder/correct.json``,
+    which grows with each finished checkpoint.
 
     Raises:
         BenchError: there is no checkpoint, one cannot be loaded, or those evaluated before saw other images.
@@ -68,22 +68,23 @@ def evaluated(
         try:
             correct = {}
             for name, level in conditions(suite):
-                row = evaluation.run(name, level).row
-                if row.top1 is not None:
-                    correct[row.condition] = round(row.top1 * row.n)
+                result = evaluation.run(name, level)
+                if result.row.status != "not_applicable":
+                    correct[result.row.condition] = [round(hits) for hits in result.block_sums["hits"]]
         finally:
             evaluation.close()
             pool.release()
         finished[path.stem] = {"sha256": weights, "correct": correct}
         write_atomically(record, (json.dumps(known, indent=1) + "\n").encode())
-        report(f"{path.stem}: clean top-1 {correct['clean-0.00'] / images:.4f}")
+        report(f"{path.stem}: clean top-1 {sum(correct['clean-0.00']) / images:.4f}")
     return _trajectories(images, {path.stem: finished[path.stem]["correct"] for path in paths})
 
 
-def _trajectories(images: int, correct: dict[str, dict[str, int]]) -> Trajectories:
+def _trajectories(images: int, correct: dict[str, dict[str, list[int]]]) -> Trajectories:
     found = Trajectories(images)
     for name, counts in correct.items():
         match = _NAME.fullmatch(name)
         assert match is not None
-        found.correct.setdefault(match["model"], {})[float(match["share"])] = counts
+        hits = {condition: tuple(per_block) for condition, per_block in counts.items()}
+        found.correct.setdefault(match["model"], {})[float(match["share"])] = hits
     return found

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from mae_bench.baseline import Baseline
 from mae_bench.claims import (
     CLAIMS,
     CONTRASTS,
@@ -23,16 +25,21 @@ from mae_bench.claims import (
     contrast_named,
     effective,
     findings,
+    first_third,
     foretells_flip,
+    foretells_flip_better,
     foretells_loss,
+    foretells_loss_better,
     rank_over_depth,
     slope_over_depth,
     stored_verdicts,
     to_csv,
     to_markdown,
     turning,
+    unspread,
     verdict,
 )
+from mae_bench.evaluate import CellResult
 from mae_bench.evidence import Evidence, Training, Trajectories
 from mae_bench.indicators.profile import column
 from mae_bench.store import Outcomes
@@ -161,16 +168,26 @@ def test_images_that_both_get_right_are_counted_by_hand() -> None:
 
 def test_holm_is_over_all_contrasts_and_marks_what_it_does_not_confirm() -> None:
     def accuracy(arm: str, seed: int, condition: str) -> float:
-        return 0.5 + 0.01 * NOISE[seed] / 0.005 + (0.03 if arm == "mae_ft" and condition != "clean-0.00" else 0)
+        if condition == "clean-0.00":
+            return 0.8 + 0.03 * (seed - 1) * (-1 if arm == "mae_ft" else 1)
+        return 0.5 + 0.006 * (seed - 1) * (2 if arm == "mae_ft" else 1) + 0.03 * (arm == "mae_ft")
 
-    found = findings(measured(accuracy))
+    given_ = measured(accuracy)
+    found = findings(given_)
     tested = [f for f in found if f.p_value is not None]
     expected = np.minimum(1, np.maximum.accumulate(
         [(len(tested) - i) * p for i, p in enumerate(sorted(f.p_value for f in tested if f.p_value is not None))]
     ))  # fmt: skip
     assert sorted(f.holm for f in tested if f.holm is not None) == pytest.approx(expected.tolist())
-    for f in tested:
-        assert f.confirmed == ("holds (not by Holm)" if f.verdict == "holds" and (f.holm or 0) > 0.05 else f.verdict)
+    verdicts = {f.contrast.name: (f.verdict, f.confirmed) for f in found}
+    assert verdicts["raw-random_patch"] == ("holds", "holds (not by Holm)")
+
+
+def test_seeds_without_spread_have_no_p_and_are_not_confirmed() -> None:
+    found = finding_of("raw-random_patch", measured(lambda arm, *_: 0.6 if arm == "mae_ft" else 0.5))
+    assert (found.low, found.high) == (found.estimate, found.estimate)
+    assert (found.p_value, found.holm, found.detectable) == (None, None, None)
+    assert (found.verdict, found.confirmed) == ("holds", "holds (not by Holm)")
 
 
 # --------------------------------------------------------------------------- intervals over images
@@ -260,9 +277,9 @@ def test_interval_over_images_of_indicators_is_from_sums_of_blocks() -> None:
     for indicator, expected in lost.items():
         found = foretells_loss(replicate, tuple(values), indicator)
         assert found == pytest.approx(stats.spearmanr(expected, low).statistic)
-        assert finding_of(f"loss-{indicator}", given_).image_low is not None
+        assert finding_of(f"loss-{indicator}-mean_patch", given_).image_low is not None
     assert foretells_loss(given_, tuple(values), "retention_adjusted") is not None
-    assert finding_of("loss-retention_adjusted", given_).image_low is None  # not known without a tenth
+    assert finding_of("loss-retention_adjusted-mean_patch", given_).image_low is None  # not known without a tenth
 
 
 def test_interval_over_images_of_flips_is_the_mean_of_the_cells() -> None:
@@ -278,38 +295,78 @@ def test_interval_over_images_of_flips_is_the_mean_of_the_cells() -> None:
 # --------------------------------------------------------------------------- statistics
 
 
-def test_model_on_the_line_of_its_baseline_is_not_effectively_robust() -> None:
-    """Degraded odds are a tenth of the clean ones for the baseline, and three tenths for the other."""
+def odds(rate: float, factor: float) -> float:
+    """The rate whose odds are ``factor`` times those of ``rate``."""
+    return factor * rate / (1 - rate) / (1 + factor * rate / (1 - rate))
 
-    def odds(rate: float, factor: float) -> float:
-        return factor * rate / (1 - rate) / (1 + factor * rate / (1 - rate))
 
-    clean = {"supervised": 0.8, "mae_ft": 0.85}
+ALONG = 768
+"""Images that checkpoints are evaluated on: three blocks."""
 
-    def accuracy(arm: str, seed: int, condition: str) -> float:
-        rate = clean[arm] + 0.01 * seed
-        return rate if condition == "clean-0.00" else odds(rate, 0.1 if arm == "supervised" else 0.3)
 
-    given_ = measured(accuracy)
-    correct = {
-        f"supervised_s{seed}": {
+def with_trainings(degraded: Callable[[str, int, float], float]) -> Measured:
+    """Two checkpoints along each training and its end; ``degraded`` gives the rate of an arm and seed from its clean
+    rate. Each block has the same share of right images, and the images behind :data:`ALONG` are all wrong.
+    """
+    ends = {"supervised": 0.8, "mae_ft": 0.85}
+    names = [(f"{arm}_s{seed}", arm, seed) for arm in ends for seed in SEEDS]
+
+    def hits(rate: float) -> int:
+        return round(256 * rate)
+
+    prediction, correct = {}, {}
+    for name, arm, seed in names:
+        for condition in ("clean-0.00", *(f"random_patch-{level}" for level in LEVELS)):
+            clean = ends[arm] + 0.01 * seed
+            rate = clean if condition == "clean-0.00" else degraded(arm, seed, clean)
+            right = np.arange(IMAGES) % 256 < hits(rate)
+            prediction[f"{name}-{condition}"] = np.where(right & (np.arange(IMAGES) < ALONG), 0, 1).astype(np.int16)
+        correct[name] = {
             share: {
-                "clean-0.00": round(IMAGES * rate),
-                **{f"random_patch-{level}": round(IMAGES * odds(rate, 0.1)) for level in LEVELS},
+                "clean-0.00": (hits(rate),) * 3,
+                **{f"random_patch-{level}": (hits(degraded(arm, seed, rate)),) * 3 for level in LEVELS},
             }
             for share, rate in ((0.2, 0.5), (0.6, 0.7))
         }
-        for seed in SEEDS
+    outcomes = Outcomes("s", np.array([b"i"] * IMAGES), np.zeros(IMAGES, np.int16), np.array(["a", "b"]), prediction)
+    trainings = {name: Training(arm, seed) for name, arm, seed in names}
+    return Measured(outcomes, Evidence("s", trainings, trajectories=Trajectories(ALONG, correct)))
+
+
+def effects(given_: Measured) -> dict[str, list[float | None]]:
+    return {
+        arm: [effective(given_, (f"{arm}_s{seed}",), "random_patch", "supervised") for seed in SEEDS]
+        for arm in ("supervised", "mae_ft")
     }
-    given_.evidence.trajectories = Trajectories(IMAGES, correct)
-    of_arm = {
-        arm: [effective(given_, (f"{arm}_s{seed}",), "random_patch", "supervised") for seed in SEEDS] for arm in clean
-    }
-    assert of_arm["supervised"] == pytest.approx([0, 0, 0], abs=0.005)
-    gain = [odds(0.85 + 0.01 * s, 0.3) - odds(0.85 + 0.01 * s, 0.1) for s in SEEDS]
-    assert of_arm["mae_ft"] == pytest.approx(gain, abs=0.01)
+
+
+def test_model_on_the_line_of_its_baseline_is_not_effectively_robust() -> None:
+    """Degraded odds are a tenth of the clean ones for the baseline, and three tenths for the other."""
+    given_ = with_trainings(lambda arm, _, rate: odds(rate, 0.1 if arm == "supervised" else 0.3))
+    found = effects(given_)
+    assert found["supervised"] == pytest.approx([0, 0, 0], abs=0.005)
+    for seed, gain in enumerate(found["mae_ft"]):
+        rates = (0.5, 0.7, 0.85 + 0.01 * seed)
+        assert gain == pytest.approx(np.mean([odds(r, 0.3) - odds(r, 0.1) for r in rates]), abs=0.005)
     given_.evidence.trajectories = Trajectories()
     assert effective(given_, ("mae_ft_s0",), "random_patch", "supervised") is None
+
+
+def test_model_of_the_baseline_is_held_against_the_line_of_its_other_seeds() -> None:
+    """One seed of the baseline is off the line of the other two; on a line of all three it would be less so."""
+    given_ = with_trainings(lambda arm, seed, rate: odds(rate, 0.3 if (arm, seed) == ("supervised", 1) else 0.1))
+    gain = effects(given_)["supervised"][1]
+    assert gain == pytest.approx(np.mean([odds(r, 0.3) - odds(r, 0.1) for r in (0.5, 0.7, 0.81)]), abs=0.005)
+
+
+def test_blocks_left_out_are_left_out_along_trainings_too() -> None:
+    given_ = with_trainings(lambda _, __, rate: odds(rate, 0.1))
+    hits = (100, 200, 256)
+    assert given_.rate(hits) == pytest.approx(556 / ALONG)
+    block = np.arange(IMAGES) // 256
+    assert Measured(given_.outcomes, given_.evidence, block != 1).rate(hits) == pytest.approx(356 / 512)
+    assert Measured(given_.outcomes, given_.evidence, np.arange(IMAGES) != 300).rate(hits) is None
+    assert Measured(given_.outcomes, given_.evidence, block > 2).rate(hits) is None
 
 
 def with_layers(values: list[float], indicator: str = "separability_excess") -> Measured:
@@ -350,7 +407,79 @@ def test_indicator_that_falls_as_accuracy_does_foretells_the_loss() -> None:
     assert foretells_loss(given_, models, "alignment") == pytest.approx(1)
     assert foretells_loss(given_, models, "alignment_centered") == pytest.approx(-1)
     assert foretells_loss(given_, models, "retention") is None  # the same everywhere
+    assert foretells_loss_better(given_, models, "alignment", "alignment_centered") == pytest.approx(2)
+    assert foretells_loss(given_, models, "alignment", "cls") is None
     assert foretells_flip(given_, models, "alignment") == pytest.approx(0.6)
+
+
+def test_readings_are_compared_over_the_cells_that_have_both() -> None:
+    """One of four cells lacks the second indicator; over the other three the first falls as the second rises."""
+    rates = {"clean-0.00": 0.9, "random_patch-0.10": 0.8, "random_patch-0.50": 0.4, "random_patch-0.90": 0.2}
+    given_ = measured(lambda _, __, condition: rates[condition], seeds=(0,))
+    first = {"random_patch-0.10": 0.8, "random_patch-0.50": 0.4, "random_patch-0.90": 0.2}
+    for model, lacking in (("mae_ft_s0", None), ("supervised_s0", "random_patch-0.10")):
+        given_.evidence.values[model] = {
+            condition: {column("retention", 3, "mean_patch"): (value, math.nan, math.nan)}
+            | (
+                {}
+                if condition == lacking
+                else {column("retention_adjusted", 3, "mean_patch"): (1 - value, math.nan, math.nan)}
+            )
+            for condition, value in first.items()
+        }
+    given_.evidence.values["supervised_s0"]["random_patch-0.10"] = {
+        column("retention", 3, "mean_patch"): (0.0, math.nan, math.nan)  # which would spoil the rank
+    }
+    models = ("mae_ft_s0", "supervised_s0")
+    assert foretells_loss(given_, models, "retention") < 1
+    assert foretells_loss_better(given_, models, "retention_adjusted", "retention") == pytest.approx(-2)
+
+
+def test_attention_of_the_first_third_and_its_evenness_are_by_hand() -> None:
+    given_ = with_layers([0.1] * 6)
+    distances = [0.9, 0.5, 0.4, 0.3, 0.2, 0.1]
+    named = given_.evidence.values["mae_ft_s0"]["clean-0.00"]
+    for block, value in enumerate(distances, start=1):
+        named[column("attention_distance_ratio", block, "patch")] = (value, math.nan, math.nan)
+    assert first_third(given_, ("mae_ft_s0",), "attention_distance_ratio") == pytest.approx(0.7)
+    assert unspread(given_, ("mae_ft_s0",), "attention_distance_ratio") == pytest.approx(-np.std(distances))
+
+
+def test_flips_foretold_better_are_the_difference() -> None:
+    given_ = measured(lambda *_: 0.5, seeds=(0,))
+    for model in given_.evidence.trainings:
+        given_.evidence.values[model] = {
+            "random_patch-0.50": {
+                column("alignment_flip_auc", 3, "mean_patch"): (0.6, 0.5, 0.7),
+                column("alignment_centered_flip_auc", 3, "mean_patch"): (0.75, 0.7, 0.8),
+            }
+        }
+    found = foretells_flip_better(given_, ("mae_ft_s0", "supervised_s0"), "alignment_centered", "alignment")
+    assert found == pytest.approx(2 * 0.15)
+
+
+# --------------------------------------------------------------------------- what belongs together
+
+
+def test_evidence_of_other_weights_than_the_outcomes_is_refused(
+    cell_result: Callable[..., CellResult], tmp_path: Path
+) -> None:
+    row = cell_result("mae_ft_s0-clean-0.00", [0], weights_hash="w").row
+    given_ = measured(lambda *_: 0.5)
+    baseline = Baseline(tmp_path, {"mae_ft_s0-clean-0.00": row}, given_.outcomes)
+    evidence = Evidence("s", {"mae_ft_s0": Training("mae_ft", 0, "w"), "encoder": Training("mae_pretrained", 0, "x")})
+    assert Measured.of(baseline, evidence).evidence is evidence
+    evidence.trainings["mae_ft_s0"] = Training("mae_ft", 0, "v")
+    with pytest.raises(ClaimError, match="the outcomes of mae_ft_s0 are of weights w, the evidence is of v: make both"):
+        Measured.of(baseline, evidence)
+
+
+def test_contrast_that_was_stated_otherwise_is_named() -> None:
+    text = to_csv(findings(measured(lambda *_: 0.5)))
+    with pytest.raises(ClaimError, match=r"raw-stripes with a smallest effect of 0\.02, .* from 0\.01"):
+        stored_verdicts(text.replace("raw-stripes,not measured,0.01", "raw-stripes,not measured,0.02"))
+    with pytest.raises(ClaimError, match=r"holds raw-dots with a smallest effect of .* is stated no more"):
+        stored_verdicts(text.replace("raw-stripes,", "raw-dots,"))
 
 
 # --------------------------------------------------------------------------- tables
@@ -368,7 +497,9 @@ def test_page_holds_every_contrast_once_and_its_verdict() -> None:
     given_ = measured(lambda arm, seed, _: 0.5 + 0.1 * (arm == "mae_ft") + NOISE[seed])
     found = findings(given_)
     page = to_markdown(given_, found)
-    lines = [line for line in page.splitlines() if line.startswith("| ") and not line.startswith("| contrast")]
+    assert "| mae_ft            | 59.60    | 60.00    | 60.50    |" in page  # clean top-1 by seed
+    _, *claims = page.split("## ")
+    lines = [line for part in claims for line in part.splitlines() if line[:2] == "| " and line[:10] != "| contrast"]
     assert len(lines) == len(found)
     for line, f in zip(lines, found, strict=True):
         assert f.contrast.statement in line

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ TABLES = tables(st.tuples(VALUES, VALUES | st.just(np.nan), VALUES | st.just(np.
 REPLICATES = tables(st.tuples(*[VALUES] * 10))
 
 
+IDENTITY = {"suite": "s", "weights_hash": "w"}
 TRAININGS = st.tuples(st.none() | st.just("arm"), st.none() | st.integers(0, 9), st.sampled_from(("", "w")))
 
 
@@ -51,7 +53,7 @@ def saved(evidence: Evidence, path: Path) -> Evidence:
         st.sampled_from(("x", "y")),
         st.dictionaries(
             st.sampled_from((0.2, 0.8)),
-            st.dictionaries(st.just("clean-0.00"), st.integers(0, 99), min_size=1),
+            st.dictionaries(st.just("clean-0.00"), st.tuples(*[st.integers(0, 99)] * 2), min_size=1),
             min_size=1,
         ),
         min_size=1,
@@ -65,7 +67,7 @@ def test_what_is_saved_is_loaded(
     correct: Any,
 ) -> None:
     trainings = {k: Training(*v) for k, v in trained.items()}
-    evidence = Evidence("s", trainings, values, replicates, Trajectories(100, correct))
+    evidence = Evidence("s", trainings, values, replicates, Trajectories(300, correct))
     path = tmp_path_factory.mktemp("evidence") / "evidence.npz"
     loaded = saved(evidence, path)
     assert (loaded.suite, loaded.trainings) == (evidence.suite, evidence.trainings)
@@ -84,12 +86,12 @@ def test_evidence_is_what_runs_left(tmp_path: Path, cell_result: Callable[..., C
     for name, value in (("one", 0.25), ("two", 0.75)):
         run = RunDirectory(tmp_path / name)
         records = [record("alignment", 1, value, low=0.1, high=0.9), record("alignment", 2, None)]
-        run.write_cell(cell_result("mae-random_patch-0.50", [1, 2], indicators=records))
+        run.write_cell(cell_result("mae-random_patch-0.50", [1, 2], indicators=records, **IDENTITY))
         heads = [record("attention_distance", 1, 0.5, head=0), record("retention", 1, 0.5, head=0)]
         parts = {column("attention_distance", 1, "cls"): [value + group for group in range(10)]}
-        run.write_representation(Cell.parse("mae-clean-0.00"), Representation({}, heads, parts))
+        run.write_representation(Cell.parse("mae-clean-0.00"), Representation(IDENTITY, heads, parts))
         of_sample = [record("alignment", 1, 0.9, low=0.8, high=1.0), record("fisher_ratio", 1, value)]
-        run.write_representation(Cell.parse("mae-random_patch-0.50"), Representation({}, of_sample))
+        run.write_representation(Cell.parse("mae-random_patch-0.50"), Representation(IDENTITY, of_sample))
         (run.path / "models").mkdir()
         (run.path / "models" / "mae.json").write_text(
             '{"name": "mae", "arm": "mae_ft", "training_seed": 3, "weights_hash": "w"}'
@@ -112,6 +114,36 @@ def test_evidence_is_what_runs_left(tmp_path: Path, cell_result: Callable[..., C
     assert evidence.models("mae_ft") == {3: "mae"}
     assert evidence.models("supervised") == {}
     assert evidence.value("cnn", "clean-0.00", "x") is None
+
+
+def trained(path: Path, name: str = "mae", **changes: Any) -> RunDirectory:
+    """A run that evaluated a model."""
+    run = RunDirectory(path)
+    (run.path / "models").mkdir(parents=True, exist_ok=True)
+    model = {"name": name, "arm": "mae_ft", "training_seed": 3, "weights_hash": "w"} | changes
+    (run.path / "models" / f"{name}.json").write_text(json.dumps(model))
+    return run
+
+
+def test_runs_that_do_not_belong_together_are_refused(tmp_path: Path, cell_result: Callable[..., CellResult]) -> None:
+    whole = {**IDENTITY, "n_expected": 2}
+    run = trained(tmp_path / "one")
+    run.write_cell(cell_result("mae-random_patch-0.50", [1, 2], **whole))
+    assert Evidence.of("s", [run]).models("mae_ft") == {3: "mae"}
+    with pytest.raises(StoreError, match=r"mae-random_patch-0\.50 is of suite s, not other: name other runs"):
+        Evidence.of("other", [run])
+    with pytest.raises(StoreError, match=r"mae is .* in another run: name runs of one"):
+        Evidence.of("s", [run, trained(tmp_path / "two", weights_hash="v")])
+    with pytest.raises(StoreError, match="mae and other are both of arm 'mae_ft', seed 3: give one another seed"):
+        Evidence.of("s", [run, trained(tmp_path / "three", "other")])
+    stale = Representation({"suite": "s", "weights_hash": "v"}, [])
+    run.write_representation(Cell.parse("mae-clean-0.00"), stale)
+    with pytest.raises(StoreError, match=r"mae-clean-0\.00 was evaluated with other weights .*: remove it"):
+        Evidence.of("s", [run])
+    part = trained(tmp_path / "part")
+    part.write_cell(cell_result("mae-random_patch-0.50", [1, 2], **IDENTITY, n_expected=10))
+    with pytest.raises(StoreError, match=r"is of 2 of 10 images: evaluate with --mae-limit 0"):
+        Evidence.of("s", [part])
 
 
 @pytest.mark.parametrize("content", [b"", b"garbage", b"PK\x03\x04"])

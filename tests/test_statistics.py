@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from mae_bench.statistics import (
+    auc,
     block_interval,
     detectable_drop,
     holm,
@@ -382,3 +383,21 @@ def test_jackknife_of_a_ratio_covers_at_its_level() -> None:
 def test_replicates_without_spread_are_refused(replicates: list[float]) -> None:
     with pytest.raises(ValueError, match=f"{len(replicates)} replicates have no spread"):
         jackknife_interval(1.0, replicates)
+
+
+# --------------------------------------------------------------------------- the area under the ROC curve
+
+
+@LAW
+@given(st.lists(st.integers(0, 5), min_size=2, max_size=12), st.lists(st.integers(0, 5), min_size=2, max_size=12))
+def test_auc_and_its_interval_are_counted_pair_by_pair(above: list[int], below: list[int]) -> None:
+    """DeLong's structural components are each member's share of won pairs; ties count half."""
+    won = np.array([[1.0 if a > b else 0.5 if a == b else 0.0 for b in below] for a in above])
+    error = math.sqrt(won.mean(1).var(ddof=1) / len(above) + won.mean(0).var(ddof=1) / len(below))
+    found = auc(np.array([*above, *below], dtype=float), np.array([True] * len(above) + [False] * len(below)))
+    expected = (won.mean(), max(0.0, won.mean() - Z_975 * error), min(1.0, won.mean() + Z_975 * error))
+    assert found == pytest.approx(expected, abs=1e-9)
+
+
+def test_auc_of_a_group_of_one_is_none() -> None:
+    assert auc(np.array([1.0, 2.0, 3.0]), np.array([True, False, False])) is None

@@ -161,21 +161,22 @@ def linear_probe(features: Tensor, labels: Tensor, classes: int, penalty: float)
 
 def search(recipe: FineTuning | Supervised, data: Path, out: Path, report: Report = print) -> Path:
     """Train ``recipe`` at each of :data:`SEARCHED_RATES` for a quarter of its steps (and, where it starts from an
-    encoder, of that encoder's) and record validation top-1 in ``out/<arm>_search.json``.
+    encoder, of that encoder's) in ``out/search``, and record validation top-1 in ``out/<suite>_<arm>_search.json``.
 
     Raises:
         As :func:`train`.
     """
     images = TrainingData.load(recipe.suite, data)
     optimisation = optimisation_of(recipe)
+    trying = out / "search"
     quarter: dict[str, Any] = {}
     if isinstance(recipe, FineTuning):
         whole = recipe_named(recipe.start)
         assert isinstance(whole, Pretraining)
         steps = replace(whole.optimisation, steps=whole.optimisation.steps // 4)
         encoder = replace(whole, name=f"{whole.name}_quarter", optimisation=steps)
-        if not (out / f"{encoder.name}.safetensors").exists():
-            _train(encoder, images, out, report)
+        if not (trying / f"{encoder.name}.safetensors").exists():
+            _train(encoder, images, trying, report)
         quarter["start"] = encoder.name
     else:
         quarter["equal_compute_to"] = None
@@ -184,7 +185,8 @@ def search(recipe: FineTuning | Supervised, data: Path, out: Path, report: Repor
         tried = replace(optimisation, steps=optimisation.steps // 4, learning_rate=rate)
         torch.manual_seed(recipe.seed)
         named = replace(recipe, name=f"{recipe.name}_quarter_{rate:g}", optimisation=tried, **quarter)
-        _, made = _classifier(named, images, out, report)
+        trying.mkdir(parents=True, exist_ok=True)
+        _, made = _classifier(named, images, trying, report)
         validation = made["curve"][-1]["validation_top1"]
         trials.append({"learning_rate": rate, "validation_top1": validation, **made})
     best = max(trials, key=lambda trial: float(trial["validation_top1"]))

@@ -14,7 +14,7 @@ from PIL import Image
 from torch.nn import functional
 
 from mae_bench.errors import BenchError
-from mae_bench.models.zoo import digest, load_weights, save_weights
+from mae_bench.models.zoo import WEIGHTS, digest, load_weights, save_weights
 from mae_bench.suites.cifar10 import CLASSES
 from mae_bench.training.data import TrainingData
 from mae_bench.training.recipes import RECIPES, FineTuning, LinearProbe, Optimisation, Pretraining, Supervised
@@ -281,6 +281,18 @@ def test_equal_compute_is_spent_to_within_half_a_step(name: str) -> None:
 
 
 @pytest.mark.usefixtures("arms")
+@pytest.mark.parametrize("name", sorted(path.stem for path in WEIGHTS.glob("*_s?.json")))
+def test_shipped_model_was_trained_for_the_steps_and_the_compute_of_its_recipe(name: str) -> None:
+    from mae_bench.training.compute import optimisation_of, training_flops
+
+    made = json.loads((WEIGHTS / f"{name}.json").read_text())
+    mine = RECIPES[name]
+    assert made["training_flops"] == training_flops(mine, 55_000)
+    if not isinstance(mine, LinearProbe):
+        assert made["steps"] == optimisation_of(mine).steps
+        assert max(point["step"] for point in made["curve"]) == made["steps"]
+
+
 def test_counting_leaves_the_attention_kernel_as_it_was() -> None:
     from timm.layers import use_fused_attn
 
