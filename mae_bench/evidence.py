@@ -95,7 +95,7 @@ class Evidence:
             other = places.setdefault((training.arm, training.seed), name)
             if other != name:
                 raise StoreError(
-                    f"{other} and {name} are both of arm {training.arm!r}, seed {training.seed}: rename one"
+                    f"{other} and {name} are both of arm {training.arm!r}, seed {training.seed}: give one another seed"
                 )
         return evidence
 
