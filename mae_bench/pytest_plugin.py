@@ -568,6 +568,7 @@ class BoundClaim:
 
     def __init__(self, name: str, request: pytest.FixtureRequest) -> None:
         self.name = name
+        self._request = request
         self._harness = request.config.stash[HARNESS]
 
     def check(self) -> None:
@@ -824,9 +825,12 @@ class Gate:
         self.harness = harness
         self.comparisons: dict[str, dict[str, Any]] = {}
         self.notes: dict[str, str] = {}
+        self.claims: list[str] = []
         self.sections: list[tuple[str, str]] = []
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when == "call" and report.passed and (claim := _said(report, "mae_claim")):
+            self.claims.append(claim["claim"])
         said = _said(report, "mae_cell")
         if report.when == "call" and said:
             self.harness.began = True  # though the controller of workers may not know whose cells these are
@@ -841,7 +845,7 @@ class Gate:
         try:
             harness.release_unless(None)
             if harness.began and (harness.run_path / "images.json").exists():
-                failures = self._settle()
+                failures = self._settle() + self._contradictions()
         except BenchError as error:
             failures = [str(error)]
         self.sections += [("mae_bench: failed", failure) for failure in failures]
@@ -896,6 +900,19 @@ class Gate:
             self.sections.append(("mae_bench: baseline updated", self._update(results, images)))
             return []
         return failures
+
+    def _contradictions(self) -> list[str]:
+        """How cells of this run contradict claims that a worker decided before another had evaluated the cells."""
+        harness = self.harness
+        if not self.claims or not harness.config.pluginmanager.has_plugin("dsession"):
+            return []
+        from mae_bench.claims import contradicted, contrast_named
+        from mae_bench.store import RunDirectory
+
+        assert harness.baseline is not None
+        run, rows = RunDirectory(harness.run_path), harness.baseline.rows
+        asked = (contradicted(contrast_named(name), rows, harness.evidence, run, self.notes) for name in self.claims)
+        return list(dict.fromkeys(words for words in asked if words is not None))
 
     def _compare(self, comparison: Comparison, results: list[CellResult], ids: list[str]) -> list[str]:
         from mae_bench.comparison import Comparison
