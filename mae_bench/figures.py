@@ -14,6 +14,7 @@ from mae_bench.degradations import DEGRADATIONS, Setting, degradation
 from mae_bench.degradations.ladders import GRIDS, levels
 from mae_bench.errors import BenchError
 from mae_bench.evidence import Evidence
+from mae_bench.indicators.alignment import is_constant
 from mae_bench.rows import ResultRow
 from mae_bench.suites import Suite
 
@@ -118,6 +119,8 @@ def accuracy(rows: Iterable[ResultRow], evidence: Evidence) -> Figure:
     for ax in axes[:, 0]:
         ax.set_ylabel("top-1 (%)")
     _legend(figure, axes.flat[0])
+    note = "bands: range over training seeds; where an arm has one seed, 95 % interval over images"
+    figure.supxlabel(note, fontsize=9, color="#444444")
     return figure
 
 
@@ -225,7 +228,10 @@ def attention_distance(evidence: Evidence) -> Figure:
 
 
 def class_map(tokens: dict[int, Tensor], labels: np.ndarray, classes: Sequence[str], model: str, token: str) -> Figure:
-    """The two leading principal components of a token (N, D) by layer, coloured by class."""
+    """The two leading principal components of a token (N, D) by layer, coloured by class; layers where it is the same
+    for every image are left out.
+    """
+    tokens = {layer: values for layer, values in tokens.items() if not is_constant(values)}
     figure, axes = _panels(
         2,
         -(-len(tokens) // 2),
@@ -236,7 +242,8 @@ def class_map(tokens: dict[int, Tensor], labels: np.ndarray, classes: Sequence[s
         plane = (centred @ centred.svd().V[:, :2]).numpy()
         for k, name in enumerate(classes):
             mine = plane[labels == k]
-            ax.scatter(*mine.T, s=6, color=f"C{k % 10}", label=name, marker=_MARKERS[k % 5])
+            look = {"color": _COLOURS[k % 6], "marker": _MARKERS[(k + k // 6) % 6]}
+            ax.scatter(*mine.T, s=7, linewidth=0.8, label=name, **look)
         ax.set_title(f"layer {layer}", fontsize=10)
         ax.set_xticks([])
         ax.set_yticks([])

@@ -190,7 +190,7 @@ def separability_records(
             tokens = torch.from_numpy(np.array(clean.tokens[key])).to(device)
             other = None if degraded is None else torch.from_numpy(np.array(degraded.tokens[key])).to(device)
             values = separability_profile(tokens, labels, other)
-            parts = _without_each(groups, values, tokens, labels, other) if jackknife else []
+            parts = _without_each(groups, tokens, labels, other) if jackknife else []
             for name in SEPARABILITY:
                 record = _separability_record(name, layer, kind, values)
                 named = [value for part in parts if (value := getattr(part, name)) is not None]
@@ -203,14 +203,11 @@ def separability_records(
     return [asdict(record) for record in records], replicates
 
 
-def _without_each(
-    groups: Tensor, whole: SeparabilityValues, tokens: Tensor, labels: Tensor, degraded: Tensor | None
-) -> list[SeparabilityValues]:
+def _without_each(groups: Tensor, tokens: Tensor, labels: Tensor, degraded: Tensor | None) -> list[SeparabilityValues]:
     """The profile without each group of images; none where a class is too small to do without."""
     if int(torch.unique(labels, return_counts=True)[1].min()) < 2 * JACKKNIFE_GROUPS:
         return []
-    parts = [separability_profile(tokens, labels, degraded, groups == group) for group in range(JACKKNIFE_GROUPS)]
-    return parts if all(part.dimension == whole.dimension for part in parts) else []
+    return [separability_profile(tokens, labels, degraded, groups == group) for group in range(JACKKNIFE_GROUPS)]
 
 
 def _separability_record(name: str, layer: int, kind: str, values: SeparabilityValues) -> Record:

@@ -12,6 +12,7 @@ float64, beside 307 MB for the tokens. Neighbours of M queries take M N D multip
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -109,9 +110,9 @@ def _rank(labels: Tensor) -> Tensor:
     return rank
 
 
-def class_subspaces(tokens: Tensor, labels: Tensor, within: bool = False) -> Subspaces:
+def class_subspaces(tokens: Tensor, labels: Tensor, within: bool = False, dimension: int | None = None) -> Subspaces:
     """Per class the first k right singular vectors of its ``tokens`` (N, D) minus the mean of all; ``within`` takes
-    away the mean of each class first.
+    away the mean of each class first. k is ``dimension``, by default :func:`subspace_dimension`.
 
     Raises:
         SeparabilityError: there are fewer than two classes, or too few images or features.
@@ -121,7 +122,7 @@ def class_subspaces(tokens: Tensor, labels: Tensor, within: bool = False) -> Sub
         raise SeparabilityError(
             f"separability needs at least two classes; the images have {len(classes)}: choose images of more classes"
         )
-    k = subspace_dimension(tokens.shape[1], int(counts.min()))
+    k = dimension or subspace_dimension(tokens.shape[1], int(counts.min()))
     mean = tokens.double().mean(0)
     centred = tokens.double() - mean
     if within:
@@ -227,8 +228,9 @@ def separability_profile(
     tokens: Tensor, labels: Tensor, degraded: Tensor | None = None, left_out: Tensor | None = None
 ) -> SeparabilityValues:
     """Everything about ``tokens`` (N, D) of one layer. With ``degraded`` tokens of the same images: how far apart those
-    lie, and how they are told by the subspaces and the neighbours of the clean ones. Images that are ``left_out`` (N,)
-    are so from halves and permuted labels that were drawn with them, so that they alone make a difference.
+    lie, and how they are told by the subspaces and the neighbours of the clean ones. Where tokens were dropped, the
+    clean ones are those of whole images. Images that are ``left_out`` (N,) are so from halves, permuted labels and
+    subspaces' dimension that were chosen with them, so that they alone make a difference.
 
     Raises:
         SeparabilityError: as :func:`class_subspaces`.
@@ -236,15 +238,17 @@ def separability_profile(
     _, index = torch.unique(labels, return_inverse=True)
     fitting, held_out = halves(index)
     random_labels = [permuted(index[fitting], seed) for seed in range(PERMUTATIONS)]
+    smallest = int(torch.bincount(index[fitting]).min())
+    subspaces = partial(class_subspaces, dimension=subspace_dimension(tokens.shape[1], smallest))
     if left_out is not None:
         random_labels = [each[~left_out[fitting]] for each in random_labels]
         fitting, held_out = fitting[~left_out[fitting]], held_out[~left_out[held_out]]
-    clean = class_subspaces(tokens[fitting], index[fitting])
+    clean = subspaces(tokens[fitting], index[fitting])
     seen = tokens if degraded is None else degraded
     fit, fit_labels = seen[fitting], index[fitting]
-    own = clean if degraded is None else class_subspaces(fit, fit_labels)
+    own = clean if degraded is None else subspaces(fit, fit_labels)
     value = _apart(own)
-    drawn = [_apart(class_subspaces(fit, each)) for each in random_labels]
+    drawn = [_apart(subspaces(fit, each)) for each in random_labels]
     of_chance = [each for each in drawn if each is not None]
     chance = float(np.mean(of_chance)) if len(of_chance) == PERMUTATIONS else None
     truth = index[held_out]
@@ -254,7 +258,7 @@ def separability_profile(
         separability=value,
         separability_permuted=chance,
         separability_excess=value - chance if value is not None and chance is not None else None,
-        separability_within=_apart(class_subspaces(fit, fit_labels, within=True)),
+        separability_within=_apart(subspaces(fit, fit_labels, within=True)),
         subspace_accuracy=float(subspace_hits.mean()) if clean.spanned else None,
         fisher_ratio=fisher_ratio(fit, fit_labels),
         knn_accuracy=float(knn_hits.mean()),

@@ -265,6 +265,7 @@ def test_leaving_images_out_is_fitting_the_others_with_the_same_random_labels() 
     assert found.subspace_accuracy == pytest.approx(
         float((nearest_subspace(clean, tokens[told]) == labels[told]).double().mean())
     )
+    assert found.dimension == separability_profile(tokens, labels).dimension
     nobody = separability_profile(tokens, labels, left_out=torch.zeros_like(out))
     assert nobody.separability_excess == separability_profile(tokens, labels).separability_excess
 
