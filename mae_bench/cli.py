@@ -167,7 +167,8 @@ def claims(
     import tempfile
 
     from mae_bench.baseline import Baseline
-    from mae_bench.claims import ClaimError, Measured, findings, to_csv, to_markdown
+    from mae_bench.claims import findings, to_csv, to_markdown
+    from mae_bench.contrasts import ClaimError, Measured
     from mae_bench.evidence import Evidence
     from mae_bench.store import RunDirectory, write_together
     from mae_bench.suites import suite_entry

@@ -328,7 +328,8 @@ class Harness:
         Raises:
             BenchError: a file is missing or unreadable.
         """
-        from mae_bench.claims import ClaimError, Measured, findings, stored_verdicts
+        from mae_bench.claims import findings, stored_verdicts
+        from mae_bench.contrasts import ClaimError, Measured
 
         path = self.evidence_path
         assert path is not None
@@ -618,7 +619,7 @@ def mae_bench_claim(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def claim(mae_bench_claim: str, request: pytest.FixtureRequest) -> BoundClaim:
-    """One contrast of :mod:`mae_bench.claims`."""
+    """One contrast of :mod:`mae_bench.contrasts`."""
     return BoundClaim(mae_bench_claim, request)
 
 
@@ -694,7 +695,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     harness = metafunc.config.stash[HARNESS]
     try:
         if "mae_bench_claim" in wanted:
-            from mae_bench.claims import CONTRASTS
+            from mae_bench.contrasts import CONTRASTS
 
             ids = list(CONTRASTS) if harness.evidence_path is not None else [NO_EVIDENCE]
             metafunc.parametrize("mae_bench_claim", ids, indirect=True, ids=ids)
@@ -906,7 +907,8 @@ class Gate:
         harness = self.harness
         if not self.claims or not harness.config.pluginmanager.has_plugin("dsession"):
             return []
-        from mae_bench.claims import contradicted, contrast_named
+        from mae_bench.claims import contradicted
+        from mae_bench.contrasts import contrast_named
         from mae_bench.store import RunDirectory
 
         assert harness.baseline is not None

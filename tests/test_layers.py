@@ -21,8 +21,8 @@ FLOORS = {
     4: ("indicators",),
     5: ("evaluate", "reference", "representation", "training"),
     6: (
-        "baseline", "claims", "comparison", "evidence", "export", "figures", "leaderboard", "regression", "report",
-        "selfcheck", "store", "trajectories",
+        "baseline", "claims", "comparison", "contrasts", "evidence", "export", "figures", "leaderboard",
+        "regression", "report", "selfcheck", "store", "trajectories",
     ),
     7: ("executors", "plan"),
     8: ("__main__", "cli", "perf", "pytest_plugin"),

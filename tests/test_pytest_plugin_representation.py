@@ -8,7 +8,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from mae_bench.claims import CONTRASTS, Measured, findings, to_csv
+from mae_bench.claims import findings, to_csv
+from mae_bench.contrasts import CONTRASTS, Measured
 from mae_bench.evidence import Evidence
 from mae_bench.indicators.profile import column
 from mae_bench.store import Outcomes
