@@ -325,7 +325,7 @@ def _line(f: Finding) -> list[str]:
         return "-" if low is None or high is None else f"[{number(low)}, {number(high)}]"
 
     return [
-        f.contrast.statement,
+        f"`{f.contrast.name}`: {f.contrast.statement}",
         (" - " if f.contrast.design == "two" else " and ").join(f.contrast.arms),
         number(f.estimate),
         interval(f.low, f.high),

@@ -249,7 +249,7 @@ def test_page_holds_every_contrast_once_and_its_verdict() -> None:
     lines = [line for part in claims for line in part.splitlines() if line[:2] == "| " and line[:10] != "| contrast"]
     assert len(lines) == len(found)
     for line, f in zip(lines, found, strict=True):
-        assert f.contrast.statement in line
+        assert f"`{f.contrast.name}`: {f.contrast.statement}" in line
         assert line.rstrip(" |").endswith(f.confirmed)
     for number, claim in CLAIMS.items():
         assert f"## {number}. {claim}" in page

@@ -6,6 +6,9 @@ from pathlib import Path
 import pytest
 
 from mae_bench.baseline import Baseline
+from mae_bench.claims import Finding, findings, to_csv, to_markdown
+from mae_bench.contrasts import Measured
+from mae_bench.evidence import Evidence
 from mae_bench.leaderboard import Leaderboard
 
 ROOT = Path(__file__).parent.parent
@@ -49,6 +52,31 @@ def test_the_readme_shows_the_committed_leaderboard() -> None:
     )
     assert shown is not None
     assert shown.group(1) == table, "copy the first table of results/fashion_mnist/leaderboard.md between the marks"
+
+
+@pytest.fixture(scope="module")
+def decided() -> tuple[Measured, list[Finding]]:
+    """The claims as what is committed of the bundled suite decides them."""
+    evidence = Evidence.load(ROOT / "results/fashion_mnist/evidence.npz")
+    measured = Measured.of(committed("fashion_mnist"), evidence)
+    return measured, findings(measured)
+
+
+def test_committed_claims_follow_from_the_committed_evidence(decided: tuple[Measured, list[Finding]]) -> None:
+    measured, found = decided
+    folder = ROOT / "results/fashion_mnist"
+    assert to_csv(found) == (folder / "claims.csv").read_text()
+    assert to_markdown(measured, found) == (folder / "claims.md").read_text()
+
+
+def test_the_readme_quotes_the_committed_claims(decided: tuple[Measured, list[Finding]]) -> None:
+    """As ``contrast`` estimate [low, high], each as on the page of claims."""
+    quoted = re.findall(r"`([a-z_]+-[a-z_-]+)` ([+-][\d.]+) (\[[^\]]+\])", README)
+    assert len(quoted) >= 5
+    page = to_markdown(*decided).splitlines()
+    for name, estimate, interval in quoted:
+        line = next(line for line in page if line.startswith(f"| `{name}`:"))
+        assert [cell.strip() for cell in line.split("|")][3:5] == [estimate, interval], name
 
 
 def test_continuous_integration_runs_the_readmes_test_command() -> None:
