@@ -292,7 +292,9 @@ def _clean_table(measured: Measured, found: Sequence[Finding]) -> str:
 
 
 def turning(found: Sequence[Finding]) -> list[str]:
-    """What a claim turns with: groups whose contrasts disagree, and contrasts whose seeds do."""
+    """What a claim turns with: groups whose contrasts disagree, in verdict or beyond chance of images in sign, and
+    contrasts whose seeds do.
+    """
     lines = []
     groups: dict[str, list[Finding]] = {}
     for f in found:
@@ -302,6 +304,13 @@ def turning(found: Sequence[Finding]) -> list[str]:
         failing = [f.contrast.name for f in members if f.verdict == "does not hold"]
         if holding and failing:
             lines.append(f"turns within *{group}*: holds for {', '.join(holding)}; does not for {', '.join(failing)}")
+        above = [f.contrast.name for f in members if f.image_low is not None and f.image_low > 0]
+        below = [f.contrast.name for f in members if f.image_high is not None and f.image_high < 0]
+        if above and below and not (holding and failing):
+            lines.append(
+                f"these seeds' sign turns within *{group}*: positive for {', '.join(above)}; negative for "
+                f"{', '.join(below)}"
+            )
     split = [f.contrast.name for f in found if f.per_seed and min(f.per_seed) < 0 < max(f.per_seed)]
     if split:
         lines.append(f"the sign turns with the seed in {len(split)} of {len(found)}: {', '.join(split)}")

@@ -41,6 +41,7 @@ _STYLE: Any = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
+    "axes.axisbelow": True,
     "grid.color": "#dddddd",
     "svg.hashsalt": "mae_bench",
     "svg.fonttype": "none",
@@ -70,7 +71,7 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{name}.svg", folder / f"{name}.png"]
     with _styled():
-        figure.savefig(paths[0], metadata={"Date": None})
+        figure.savefig(paths[0], metadata={"Date": None}, dpi=110)
         figure.savefig(paths[1], dpi=110)
     return paths
 
@@ -120,7 +121,7 @@ def accuracy(rows: Iterable[ResultRow], evidence: Evidence) -> Figure:
         ax.set_ylabel("top-1 (%)")
     _legend(figure, axes.flat[0])
     note = "bands: range over training seeds; where an arm has one seed, 95 % interval over images"
-    figure.supxlabel(note, fontsize=9, color="#444444")
+    figure.suptitle(note, fontsize=9, color="#444444")
     return figure
 
 
@@ -221,9 +222,10 @@ def attention_distance(evidence: Evidence) -> Figure:
         ax.axhline(1, color="#444444", linewidth=0.8)
         ax.set_title(arm, fontsize=10)
         ax.set_xlabel("block")
-        ax.set_ylim(0, 1.25)
+        ax.legend(fontsize=8, frameon=False)
+    low, high = axes[0, 0].get_ylim()
+    axes[0, 0].set_ylim(low, high + 0.25 * (high - low))  # room for the legends
     axes[0, 0].set_ylabel("attention distance / uniform")
-    axes[0, -1].legend(fontsize=8, frameon=False)
     return figure
 
 
@@ -243,7 +245,7 @@ def class_map(tokens: dict[int, Tensor], labels: np.ndarray, classes: Sequence[s
         for k, name in enumerate(classes):
             mine = plane[labels == k]
             look = {"color": _COLOURS[k % 6], "marker": _MARKERS[(k + k // 6) % 6]}
-            ax.scatter(*mine.T, s=7, linewidth=0.8, label=name, **look)
+            ax.scatter(*mine.T, s=7, linewidth=0.8, label=name, rasterized=True, **look)
         ax.set_title(f"layer {layer}", fontsize=10)
         ax.set_xticks([])
         ax.set_yticks([])

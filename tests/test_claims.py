@@ -268,3 +268,10 @@ def test_claim_that_turns_is_shown_turning() -> None:
         f"the sign turns with the seed in 1 of 2: {other.contrast.name}",
     ]
     assert turning([one]) == []
+    one, other = (replace(f, verdict="inconclusive", per_seed=()) for f in (one, other))
+    above, below = replace(one, image_low=0.1, image_high=0.2), replace(other, image_low=-0.2, image_high=-0.1)
+    assert turning([above, below]) == [
+        f"these seeds' sign turns within *raw random_patch*: positive for {one.contrast.name}; negative for "
+        f"{other.contrast.name}"
+    ]
+    assert turning([above, replace(below, image_high=0.1)]) == []
