@@ -71,7 +71,7 @@ def test_committed_claims_follow_from_the_committed_evidence(decided: tuple[Meas
 
 def test_the_readme_quotes_the_committed_claims(decided: tuple[Measured, list[Finding]]) -> None:
     """As ``contrast`` estimate [low, high], each as on the page of claims."""
-    quoted = re.findall(r"`([a-z_]+-[a-z_-]+)` ([+-][\d.]+) (\[[^\]]+\])", README)
+    quoted = re.findall(r"`([a-z_]+-[a-z_-]+)`\s+([+-][\d.]+) (\[[^\]]+\])", README)
     assert len(quoted) >= 5
     page = to_markdown(*decided).splitlines()
     for name, estimate, interval in quoted:
