@@ -107,7 +107,7 @@ def mae_pretrained_s2():
     return bundled("mae_pretrained_s2")
 
 
-@model_fixture(suite="fashion_mnist", arm="supervised_ep", training_seed=0)
+@model_fixture(suite="fashion_mnist", arm="supervised_ep", training_seed=0, full=True)
 def supervised_ep_s0():
     """The same ViT trained supervised from scratch, for the labelled epochs of mae_ft_s0."""
     from mae_bench.models.zoo import bundled

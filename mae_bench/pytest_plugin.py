@@ -142,6 +142,7 @@ def model_fixture(
     head: bool = True,
     arm: str | None = None,
     training_seed: int | None = None,
+    full: bool = False,
 ) -> Callable[[Callable[..., Any]], Any]: ...
 def model_fixture(
     function: Callable[..., Any] | None = None,
@@ -151,6 +152,7 @@ def model_fixture(
     head: bool = True,
     arm: str | None = None,
     training_seed: int | None = None,
+    full: bool = False,
 ) -> Any:
     """Register the function, in a conftest.py or a plugin, as a model of the matrix and as a pytest fixture.
 
@@ -164,6 +166,7 @@ def model_fixture(
         head: False for an encoder, which joins representation items only.
         arm, training_seed: repeated trainings of one recipe; only the first seed of an arm runs without
             ``--mae-full``.
+        full: True for a model that runs with ``--mae-full`` alone.
 
     Raises:
         ModelError: the function's name contains a family's name, or a suite is unknown.
@@ -174,9 +177,8 @@ def model_fixture(
     >>> tiny.mae_entry.suites
     ('fashion_mnist',)
     """
-    if function is None:
-        return functools.partial(_register, suite=suite, head=head, arm=arm, training_seed=training_seed)
-    return _register(function, suite=suite, head=head, arm=arm, training_seed=training_seed)
+    register = functools.partial(_register, suite=suite, head=head, arm=arm, training_seed=training_seed, full=full)
+    return register if function is None else register(function)
 
 
 def _register(
@@ -186,12 +188,13 @@ def _register(
     head: bool,
     arm: str | None,
     training_seed: int | None,
+    full: bool,
 ) -> Any:
     suites = (suite,) if isinstance(suite, str) else suite
     for name in suites or ():
         suite_entry(name)
     summary = (inspect.getdoc(function) or "").partition("\n")[0]
-    entry = ModelEntry(function.__name__, suites, head, arm, training_seed, summary)
+    entry = ModelEntry(function.__name__, suites, head, arm, training_seed, full, summary)
     signature = inspect.signature(function)
     own_request = "request" in signature.parameters
 

@@ -15,7 +15,8 @@ class ModelEntry:
     """A model fixture as registered.
 
     ``suites`` are those it is bound to (None: whichever is selected), ``head`` says whether it classifies,
-    ``arm`` and ``training_seed`` place it among repeated trainings, ``summary`` is its fixture's docstring.
+    ``arm`` and ``training_seed`` place it among repeated trainings, ``full`` says that it joins full runs only,
+    ``summary`` is its fixture's docstring.
     """
 
     name: str
@@ -23,6 +24,7 @@ class ModelEntry:
     head: bool = True
     arm: str | None = None
     training_seed: int | None = None
+    full: bool = False
     summary: str = ""
 
     def __post_init__(self) -> None:
@@ -56,7 +58,7 @@ class Registry:
 
     def models(self, suite: str, path: Path, full: bool, encoders: bool = False) -> list[ModelEntry]:
         """Models that tests in the file ``path`` evaluate on ``suite``, in order of registration, those without a head
-        only with ``encoders``; unless ``full``, only the first training seed of each arm.
+        only with ``encoders``; unless ``full``, only the first training seed of each arm, and no model for full runs.
         """
         visible = [
             entry
@@ -65,7 +67,7 @@ class Registry:
             and (entry.head or encoders)
             and suite in (entry.suites or (suite,))
         ]
-        return visible if full else first_seeds(visible)
+        return visible if full else first_seeds(entry for entry in visible if not entry.full)
 
     def get(self, name: str) -> ModelEntry:
         """Raises:

@@ -114,6 +114,16 @@ def test_an_encoder_has_no_cells_to_classify_in() -> None:
     assert filled.get("encoder").head is False
 
 
+def test_model_for_full_runs_joins_those_alone_and_gives_its_place_to_the_next_seed() -> None:
+    filled = registry(
+        ModelEntry("mae_s0", arm="mae", training_seed=0, full=True),
+        ModelEntry("mae_s1", arm="mae", training_seed=1),
+        ModelEntry("vit", full=True),
+    )
+    assert [entry.name for entry in filled.models("s", HERE, full=False)] == ["mae_s1"]
+    assert [entry.name for entry in filled.models("s", HERE, full=True)] == ["mae_s0", "mae_s1", "vit"]
+
+
 def test_one_training_seed_of_each_arm_unless_all_are_asked_for() -> None:
     filled = registry(
         ModelEntry("mae_s1", arm="mae", training_seed=1),
