@@ -150,9 +150,10 @@ class Evidence:
     def _by_layer(
         self, model: str, condition: str, indicator: str, token: str
     ) -> dict[int, tuple[float, float, float]]:
-        pattern = re.compile(rf"{re.escape(indicator)}\|(\d+)\|\|{token}")
-        named = ((pattern.fullmatch(name), v) for name, v in self.values.get(model, {}).get(condition, {}).items())
-        return dict(sorted((int(match[1]), v) for match, v in named if match))
+        before, after = f"{indicator}|", f"||{token}"
+        named = self.values.get(model, {}).get(condition, {})
+        mine = {name: v for name, v in named.items() if name.startswith(before) and name.endswith(after)}
+        return dict(sorted((int(name[len(before) : -len(after)]), v) for name, v in mine.items()))
 
     def heads(self, model: str, condition: str, indicator: str, token: str) -> dict[tuple[int, int], float]:
         """An indicator by block and head."""

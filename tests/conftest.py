@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sys
@@ -24,6 +25,15 @@ if TYPE_CHECKING:
 # a slow machine is no failure, so neither the deadline nor the health check that looks at the clock applies
 settings.register_profile("any_machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any_machine")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def frozen_garbage() -> None:
+    """statsmodels collects garbage at every correction for multiplicity, which takes long among thousands of tests:
+    what they consist of is no garbage.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
@@ -257,6 +267,7 @@ def project(
 NETWORKS = '''
 """Networks that tell red, green and blue images apart by their mean colour, and write down what becomes of them."""
 
+import gc
 import json
 import os
 import weakref
