@@ -27,12 +27,11 @@ settings.register_profile("any_machine", deadline=None, suppress_health_check=[H
 settings.load_profile("any_machine")
 
 
-@pytest.fixture(scope="session", autouse=True)
-def frozen_garbage() -> None:
-    """statsmodels collects garbage at every correction for multiplicity, which takes long among thousands of tests:
-    what they consist of is no garbage.
+@pytest.fixture(scope="module", autouse=True)
+def few_objects_to_search() -> None:
+    """statsmodels collects garbage at every correction for multiplicity, which among thousands of tests takes longer
+    than they do: what is there before a file of tests begins is not searched.
     """
-    gc.collect()
     gc.freeze()
 
 

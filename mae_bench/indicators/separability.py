@@ -6,7 +6,9 @@ gives no formula; these are this project's readings.
 Cost for C classes of n fitting tokens in D dimensions: the subspaces take C singular value decompositions of (n, D),
 about C n D min(n, D) operations; their pairwise overlaps take C^2 D k^2 multiplications in chunks, and the memory of
 C D k numbers plus one chunk. With 1,000 classes, D = 768, n = 50 and k = 10 that is 8e10 multiplications and 61 MB in
-float64, beside 307 MB for the tokens. Neighbours of M queries take M N D multiplications in chunks of queries.
+float64, beside 307 MB for the tokens. Neighbours of M queries take M N D multiplications in chunks of queries. Measured
+for 100 tokens of each of 1,000 classes with D = 768 on one core of a busy CPU: 252 s for everything about one layer and
+kind of token, 3.1 GB at the peak. All of it is computed on the device that holds the tokens.
 """
 
 from __future__ import annotations
