@@ -106,6 +106,9 @@ class Evidence:
         if identity["suite"] != self.suite:
             other = identity["suite"]
             raise StoreError(f"{run.path}: {cell.id} is of suite {other}, not {self.suite}: name other runs")
+        if cell.model not in self.trainings:
+            missing = run.path / "models" / f"{cell.model}.json"
+            raise StoreError(f"{missing} is missing, so the arm of {cell.id} is not known: evaluate it again")
         if identity["weights_hash"] != self.trainings[cell.model].weights:
             raise StoreError(
                 f"{run.path}: {cell.id} was evaluated with other weights than the last of {cell.model} there: remove "

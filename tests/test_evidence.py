@@ -140,6 +140,10 @@ def test_runs_that_do_not_belong_together_are_refused(tmp_path: Path, cell_resul
     run.write_representation(Cell.parse("mae-clean-0.00"), stale)
     with pytest.raises(StoreError, match=r"mae-clean-0\.00 was evaluated with other weights .*: remove it"):
         Evidence.of("s", [run])
+    unknown = RunDirectory(tmp_path / "unknown")
+    unknown.write_cell(cell_result("mae-random_patch-0.50", [1, 2], **whole))
+    with pytest.raises(StoreError, match=r"mae\.json is missing, so the arm of mae-random_patch-0\.50 is not known"):
+        Evidence.of("s", [unknown])
     part = trained(tmp_path / "part")
     part.write_cell(cell_result("mae-random_patch-0.50", [1, 2], **IDENTITY, n_expected=10))
     with pytest.raises(StoreError, match=r"is of 2 of 10 images: evaluate with --mae-limit 0"):
