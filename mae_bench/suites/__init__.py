@@ -32,7 +32,10 @@ class SuiteEntry:
 
     ``reference_size`` is the image side in pixels that its ladders are meant for, ``default_limit`` the
     images of a default run (0 = all), ``bundled`` whether it comes with the package. The suite's own view is
-    ``reference_size`` cut from the centre, bilinear, at ``crop_pct``.
+    ``reference_size`` cut from the centre, bilinear, at ``crop_pct``. ``grey`` says that its images have one
+    channel. ``stored`` are families whose degraded images are read from disk as they were published; a suite that
+    has some has no others. ``salience`` names the reference model (timm's name) by whose attention the ``salient``
+    patches of its images are told.
     """
 
     name: str
@@ -41,6 +44,9 @@ class SuiteEntry:
     bundled: bool
     summary: str
     crop_pct: float = 1.0
+    grey: bool = False
+    stored: tuple[str, ...] = ()
+    salience: str | None = None
 
     def check(self, data: Path | None) -> None:
         """Look at ``data`` as far as that is cheap.
@@ -70,22 +76,37 @@ class SuiteEntry:
 
 @dataclass(frozen=True)
 class LabelMap:
-    """Which model output stands for each class of a suite; ``name`` belongs to a cell's identity."""
+    """Which model output stands for each class of a suite; ``name`` belongs to a cell's identity. Where ``masked``, the
+    model chooses among these outputs alone.
+    """
 
     name: str
     outputs: tuple[int, ...]
+    masked: bool = False
+
+
+@dataclass(frozen=True)
+class StoredImages:
+    """Degraded images that were published: ``read`` as in :class:`Suite`, and a ``fingerprint`` that changes with the
+    files.
+    """
+
+    fingerprint: str
+    read: Callable[[int], Image.Image]
 
 
 @dataclass(frozen=True)
 class Suite:
     """Labelled images. ``read`` gives the image at a position of the manifest; ``mean`` is the mean pixel
-    per channel in [0, 1] of the data set (for fills), and has one entry where images are grey.
+    per channel in [0, 1] of the data set (for fills), and has one entry where images are grey. ``stored`` gives, for
+    a degradation and a severity, the same images as they were published under it.
     """
 
     entry: SuiteEntry
     manifest: Manifest
     mean: tuple[float, ...]
     read: Callable[[int], Image.Image]
+    stored: Callable[[str, int], StoredImages] | None = None
 
     @property
     def channels(self) -> int:
@@ -127,7 +148,9 @@ def _label_map(rule: str, outputs: tuple[int, ...]) -> LabelMap:
 SUITES: dict[str, SuiteEntry] = {
     entry.name: entry
     for entry in (
-        SuiteEntry("fashion_mnist", 28, 1024, True, "10,000 bundled Fashion-MNIST test images, 28 px, greyscale"),
+        SuiteEntry(
+            "fashion_mnist", 28, 1024, True, "10,000 bundled Fashion-MNIST test images, 28 px, greyscale", grey=True
+        ),
         SuiteEntry("cifar10", 32, 1024, False, "10,000 CIFAR-10 test images, 32 px, colour, below --mae-data"),
         SuiteEntry("imagefolder", 224, 0, False, "one folder of images per class, below --mae-data", 0.875),
     )
