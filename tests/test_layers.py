@@ -19,10 +19,10 @@ FLOORS = {
     2: ("degradations",),
     3: ("models",),
     4: ("indicators",),
-    5: ("evaluate", "reference", "representation", "training"),
+    5: ("evaluate", "reference", "representation", "salience", "training"),
     6: (
-        "baseline", "claims", "comparison", "contrasts", "evidence", "export", "figures", "leaderboard",
-        "regression", "report", "selfcheck", "store", "trajectories",
+        "baseline", "claims", "comparison", "contrasts", "corruption_error", "evidence", "export", "figures",
+        "leaderboard", "regression", "report", "selfcheck", "store", "trajectories",
     ),
     7: ("executors", "plan"),
     8: ("__main__", "cli", "perf", "pytest_plugin"),
