@@ -14,35 +14,38 @@ FAMILIES = ("clean", "blur", "occlusion", "token_drop", "imagenet_c", "c_extra",
 """A row's family is the family of the file that holds its test."""
 
 GROUPS = ("noise", "weather", "digital")
-"""Further marks that ImageNet-C cells carry beside their family (``blur`` is both)."""
+"""Further marks that cells of imagenet_c and c_extra carry beside their family (``blur`` is both)."""
 
 MARKS = (*FAMILIES, *GROUPS, "representation")
 
-_LEVEL = re.compile(r"s[1-5]|(0|[1-9][0-9]*)\.[0-9][0-9]")
+_LEVEL = re.compile(r"s[1-5]|s[1-4]\.[0-9][0-9]|(0|[1-9][0-9]*)\.[0-9][0-9]")
 
 
 @dataclass(frozen=True, order=True)
 class Level:
-    """How strong a degradation is: pixels or a fraction with two decimals, or an ImageNet-C severity.
+    """How strong a degradation is: pixels or a fraction with two decimals, or an ImageNet-C severity, which may lie
+    between the published five.
 
-    >>> str(Level(0.5)), str(Level(3, severity=True)), Level.parse("2.00")
-    ('0.50', 's3', Level(value=2.0, severity=False))
+    >>> str(Level(0.5)), str(Level(3, severity=True)), str(Level(2.5, severity=True)), Level.parse("2.00")
+    ('0.50', 's3', 's2.50', Level(value=2.0, severity=False))
     """
 
     value: float
     severity: bool = False
 
     def __str__(self) -> str:
-        return f"s{self.value:.0f}" if self.severity else f"{self.value:.2f}"
+        if self.severity:
+            return f"s{self.value:.0f}" if float(self.value).is_integer() else f"s{self.value:.2f}"
+        return f"{self.value:.2f}"
 
     @classmethod
     def parse(cls, text: str) -> Level:
         """The level that ``text`` names.
 
         Raises:
-            ValueError: ``text`` is neither ``s1`` to ``s5`` nor a number with two decimals.
+            ValueError: ``text`` is neither a severity from ``s1`` to ``s5`` nor a number with two decimals.
         """
-        if not _LEVEL.fullmatch(text):
+        if not _LEVEL.fullmatch(text) or (text[0] == "s" and text.endswith(".00")):
             raise ValueError(f"{text!r} is not a level: write s1 to s5, or a number with two decimals such as 0.50")
         return cls(float(text[1:]), severity=True) if text[0] == "s" else cls(float(text))
 

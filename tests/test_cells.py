@@ -8,7 +8,7 @@ LAW = settings(max_examples=60, deadline=None, derandomize=True)
 
 levels = st.one_of(
     st.integers(0, 10**7).map(lambda hundredths: Level(hundredths / 100)),
-    st.integers(1, 5).map(lambda severity: Level(severity, severity=True)),
+    st.integers(100, 500).map(lambda hundredths: Level(hundredths / 100, severity=True)),
 )
 characters = st.characters(exclude_characters="[]", exclude_categories=["Cs"])
 # dashes are what the id itself is cut at; among all of Unicode a single text strategy would hardly draw one
@@ -26,7 +26,7 @@ def test_level_survives_being_written_and_read(level: Level) -> None:
 @example("00.50")
 @given(
     st.one_of(
-        st.from_regex(r"s\d|\d+\.\d\d|[0-9]{1,3}\.[0-9]{2}", fullmatch=True),
+        st.from_regex(r"s\d(\.\d\d)?|\d+\.\d\d|[0-9]{1,3}\.[0-9]{2}", fullmatch=True),
         st.text("0123456789s.-+e_ \n\u0660\uff13", max_size=6),
     )
 )
@@ -39,7 +39,10 @@ def test_only_one_text_stands_for_a_level(text: str) -> None:
     assert str(level) == text
 
 
-@pytest.mark.parametrize("text", ["", "s", "s0", "s6", "s10", "S1", "0.5", "1", ".50", "0.500", "-0.50", "nan", "1e0"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "s", "s0", "s6", "s10", "s5.50", "s2.00", "s2.5", "S1", "0.5", "1", ".50", "0.500", "-0.50", "nan", "1e0"],
+)
 def test_what_is_no_level_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="is not a level: write s1 to s5, or a number with two decimals") as caught:
         Level.parse(text)

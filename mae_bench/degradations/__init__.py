@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from mae_bench.cells import Level, near_name
+from mae_bench.degradations.severity import SEVERITIES, table_name
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,7 +19,12 @@ if TYPE_CHECKING:
 DOMAINS: dict[str, tuple[float, float]] = {
     "px": (0.0, math.inf),
     "fraction of area": (0.0, 1.0),
+    "fraction of attention": (0.0, 1.0),
+    "fraction of side": (0.0, 1.0),
     "fraction of tokens": (0.0, 1.0),
+    "degrees": (0.0, 180.0),
+    "times larger or smaller, less 1": (0.0, math.inf),
+    "severity": (1.0, 5.0),
     "none": (0.0, 0.0),
 }
 """Unit of a level to the closed range that it may lie in."""
@@ -30,54 +36,91 @@ class Setting:
 
     ``keys`` (B,) int64 are the first 64 bits of the images' content hashes, ``seed`` is the run's,
     ``reference_size`` is the image side for which levels in pixels are meant, ``mean`` the suite's mean
-    pixel per channel in [0, 1].
+    pixel per channel in [0, 1]. ``salience`` (B, cells of the occlusion grid) is how much a reference model attends
+    to each cell of the clean images, summing to 1; None where no degradation asks for it.
     """
 
     keys: Tensor
     seed: int
     reference_size: int
     mean: tuple[float, ...]
+    salience: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class Degradation:
-    """One way to degrade images. ``version`` changes whenever the same level gives other pixels."""
+    """One way to degrade images. ``version`` changes whenever the same level gives other pixels; ``module`` beside this
+    one changes them (by default that of its family). ``group`` is a further mark of its cells, ``colour`` says that it
+    cannot change a grey image.
+    """
 
     name: str
     family: str
     unit: str
     version: int = 1
+    module: str = ""
+    group: str = ""
+    colour: bool = False
 
     @property
     def on_tokens(self) -> bool:
         """Whether tokens are taken from the model's sequence, instead of pixels being changed."""
         return self.unit == "fraction of tokens"
 
+    @property
+    def by_salience(self) -> bool:
+        """Whether it needs to know what a reference model attends to."""
+        return self.unit == "fraction of attention"
+
+    @property
+    def by_severity(self) -> bool:
+        """Whether its levels are published severities."""
+        return self.unit == "severity"
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        return (self.family, self.group) if self.group else (self.family,)
+
+    def unit_at(self, side: int) -> str:
+        """The unit of a level for images of ``side`` pixels; of severities it names the table too.
+
+        >>> degradation("contrast", severity=True).unit_at(28)
+        'severity (32 px)'
+        """
+        return f"{self.unit} ({table_name(side)})" if self.by_severity else self.unit
+
     def check(self, level: Level) -> None:
         """Raises:
         ValueError: ``level`` is outside the domain of this degradation.
         """
         low, high = DOMAINS[self.unit]
-        if level.severity or not (low <= level.value <= high and math.isfinite(level.value)):
+        if level.severity != self.by_severity or not (low <= level.value <= high and math.isfinite(level.value)):
             upper = "any finite number" if math.isinf(high) else f"{high:g}"
             raise ValueError(f"{self.name}: level {level} is outside its domain, {low:g} to {upper} ({self.unit})")
 
     def apply(self, images: Tensor, level: Level, setting: Setting) -> Tensor:
         """``images`` (B, C, H, W) in [0, 1] degraded at ``level``; shape, dtype and range are kept. What acts on the
-        model's tokens leaves them as they are.
+        model's tokens leaves them as they are, and so does what needs colours where there is one channel.
 
         Raises:
-            ValueError: the level is outside the domain.
+            ValueError: the level is outside the domain, or the salience of the images is not known.
         """
         self.check(level)
-        if level.value == 0 or self.on_tokens:
+        if level.value == 0 or self.on_tokens or (self.colour and images.shape[1] == 1):
             return images
-        module: Any = import_module(f"mae_bench.degradations.{self.family}")
+        if self.by_salience and setting.salience is None:
+            raise ValueError(f"{self.name}: needs the salience of the images, and the setting has none")
+        module: Any = import_module(f"mae_bench.degradations.{self.module or self.family}")
+        if self.by_severity:
+            parameters = SEVERITIES[self.name].at(level.value, min(images.shape[-2:]))
+            corrupted: Tensor = module.corrupt(self.name, images, parameters, setting)
+            return corrupted
         degraded: Tensor = module.degrade(self.name, images, level.value, setting)
         return degraded
 
 
 PATTERNS = ("random_patch", "random_patch_offset", "center_block", "border", "random_block", "stripes")
+SALIENT = ("salient", "nonsalient")
 FILLS = ("black", "mean", "uniform", "lowpass")
 
 DEGRADATIONS: dict[str, Degradation] = {
@@ -87,18 +130,59 @@ DEGRADATIONS: dict[str, Degradation] = {
         *(Degradation(name, "blur", "px") for name in ("gaussian_blur", "box_blur", "motion_blur", "defocus_blur")),
         *(Degradation(pattern, "occlusion", "fraction of area") for pattern in PATTERNS),
         *(Degradation(f"random_patch_{fill}", "occlusion", "fraction of area") for fill in FILLS[1:]),
+        *(Degradation(pattern, "occlusion", "fraction of attention") for pattern in SALIENT),
         Degradation("token_drop", "token_drop", "fraction of tokens"),
+        Degradation("rotation", "geometry", "degrees"),
+        Degradation("scale", "geometry", "times larger or smaller, less 1"),
+        Degradation("translation", "geometry", "fraction of side"),
     )
 }
-"""Every degradation that is collected: each pattern in black, ``random_patch`` in every fill."""
+"""Degradations whose levels are lengths, fractions or angles: each pattern in black, ``random_patch`` in every fill."""
+
+CORRUPTIONS: dict[str, Degradation] = {
+    name: Degradation(
+        name, family, "severity", module=module, group=group, colour=name == "saturate"
+    )
+    for family, group, module, names in (
+        ("imagenet_c", "noise", "noise", ("gaussian_noise", "shot_noise", "impulse_noise")),
+        ("imagenet_c", "blur", "blur", ("defocus_blur", "glass_blur", "motion_blur", "zoom_blur")),
+        ("imagenet_c", "weather", "weather", ("snow", "frost", "fog", "brightness")),
+        ("imagenet_c", "digital", "digital", ("contrast", "pixelate", "jpeg_compression")),
+        ("imagenet_c", "digital", "elastic", ("elastic_transform",)),
+        ("c_extra", "noise", "noise", ("speckle_noise",)),
+        ("c_extra", "blur", "blur", ("gaussian_blur",)),
+        ("c_extra", "weather", "weather", ("spatter",)),
+        ("c_extra", "digital", "digital", ("saturate",)),
+        (
+            "cbar",
+            "",
+            "cbar",
+            (
+                "blue_sample", "plasma", "checkerboard_cutout", "cocentric_sine", "single_freq_grey", "brownish",
+                "perlin", "sparkles", "inverse_sparkles", "caustic",
+            ),
+        ),
+    )
+    for name in names
+}  # fmt: skip
+"""Degradations whose levels are published severities. A blur of the same name in :data:`DEGRADATIONS` is the plain
+kernel; here it is the one that the published set was made with.
+"""
+
+EVERY: tuple[Degradation, ...] = (*DEGRADATIONS.values(), *CORRUPTIONS.values())
 
 
-def degradation(name: str) -> Degradation:
-    """The degradation called ``name``.
+def degradation(name: str, severity: bool = False) -> Degradation:
+    """The degradation called ``name``, with ``severity`` the one whose levels are published severities.
 
     Raises:
         ValueError: there is none; the message names the nearest.
     """
-    if name not in DEGRADATIONS:
-        raise ValueError(f"unknown degradation {name!r}: {near_name(name, DEGRADATIONS)}")
-    return DEGRADATIONS[name]
+    known = CORRUPTIONS if severity else DEGRADATIONS
+    if name not in known:
+        other = DEGRADATIONS if severity else CORRUPTIONS
+        if name in other:
+            levels = "as 0.50 or 2.00" if severity else "from s1 to s5"
+            raise ValueError(f"{name!r} has no such level: its levels are {levels} ({other[name].unit})")
+        raise ValueError(f"unknown degradation {name!r}: {near_name(name, {*DEGRADATIONS, *CORRUPTIONS})}")
+    return known[name]

@@ -1,25 +1,35 @@
-"""Blurs of image batches: gaussian, box, motion and defocus kernels, borders reflected.
+"""Blurs of image batches: kernels in pixels with reflected borders, and the blurs that ImageNet-C was made with.
 
-Images are (B, C, H, W) in [0, 1]; computation is in float32 and the dtype is kept. Kernels are
-normalised, so a constant image stays constant.
+Images are (B, C, H, W) in [0, 1]; computation is in float32 and the dtype is kept. :func:`degrade` applies
+``gaussian_blur``, ``box_blur``, ``motion_blur`` and ``defocus_blur``, whose kernels are normalised, so that a constant
+image stays constant. :func:`corrupt` applies what the published severities mean (Hendrycks and Dietterich 2019, arXiv
+1903.12261, and the code that made the set): ``gaussian_filter``, ``disk_blur``, ``glass_blur``, ``directional_blur``
+and ``zoom_blur``.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
+import numpy as np
 import torch
 from kornia.filters import filter2d, filter2d_separable, gaussian_blur2d
+from scipy.fft import next_fast_len
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from mae_bench.degradations import Setting
-from mae_bench.randomness import random_uniform
+from mae_bench.randomness import random_uniform, random_words
 
 _TRUNCATION = 4.0
 """Standard deviations after which a Gaussian kernel is cut."""
 
 _SMALLEST_SIGMA = 0.05
 """Below this the weight of a neighbouring pixel, exp(-200), vanishes in float32."""
+
+_DOUBLINGS = 6
+"""How often the length of the chain of pixels is doubled along which glass blur copies: up to 64 links."""
 
 
 def degrade(name: str, images: Tensor, level: float, setting: Setting) -> Tensor:
@@ -33,6 +43,30 @@ def degrade(name: str, images: Tensor, level: float, setting: Setting) -> Tensor
         return defocus_blur(images, pixels)
     angle = random_uniform(setting.keys, 1, setting.seed, "motion_blur")[:, 0] * math.pi
     return motion_blur(images, pixels, angle)
+
+
+def corrupt(name: str, images: Tensor, parameters: tuple[float, ...], setting: Setting) -> Tensor:
+    """Blur ``name`` of ImageNet-C with the ``parameters`` of a severity, in the order of their table."""
+    pixels, keys, seed = images.float(), setting.keys, setting.seed
+    if name == "gaussian_blur":
+        (sigma,) = parameters
+        blurred = gaussian_filter(pixels, sigma, "nearest", _TRUNCATION)
+    elif name == "defocus_blur":
+        radius, alias = parameters
+        blurred = disk_blur(pixels, radius, alias)
+    elif name == "glass_blur":
+        sigma, max_delta, iterations = parameters
+        size = (images.shape[-2], images.shape[-1])
+        right, below = glass_offsets(keys, seed, int(max_delta), int(iterations), size)
+        blurred = glass_blur(pixels, sigma, int(max_delta), right, below)
+    elif name == "motion_blur":
+        radius, sigma = parameters
+        angle = 90 * random_uniform(keys, 1, seed, "motion_blur")[:, 0] - 45
+        blurred = directional_blur(pixels, radius, sigma, angle)
+    else:
+        stop, step = parameters
+        blurred = zoom_blur(pixels, np.arange(1, stop, step).tolist())
+    return _pixels(blurred, images)
 
 
 def gaussian_blur(images: Tensor, sigma: float) -> Tensor:
@@ -104,6 +138,156 @@ def motion_blur(images: Tensor, length: float, angle: Tensor) -> Tensor:
     along_y = (1 - (y[..., None] - offset).abs()).clamp(min=0)
     kernel = torch.einsum("bsy,bsx->byx", along_y, along_x) / samples
     return _pixels(filter2d(images.float(), kernel, border_type="reflect", normalized=True), images)
+
+
+def gaussian_filter(images: Tensor, sigma: float, border: str, truncate: float) -> Tensor:
+    """What ``scipy.ndimage.gaussian_filter`` makes of each channel of float32 ``images``, of whatever range: kernels
+    cut at ``truncate`` standard deviations, borders ``nearest``, ``reflect`` or ``mirror`` in scipy's naming.
+
+    >>> gaussian_filter(torch.eye(3)[None, None], 0.5, "nearest", 1.0)[0, 0, 0]
+    tensor([0.8097, 0.1790, 0.0113])
+    """
+    if sigma <= 1e-15:
+        return images
+    rows, columns = (_gaussian_matrix(side, sigma, border, truncate, images.device) for side in images.shape[-2:])
+    return rows @ images @ columns.mT
+
+
+def _gaussian_matrix(size: int, sigma: float, border: str, truncate: float, device: torch.device) -> Tensor:
+    """(size, size): the weight of each pixel of a line in each pixel of the blurred line. The border is folded in, so
+    that a kernel may be wider than the line.
+    """
+    radius = int(truncate * sigma + 0.5)
+    offset = torch.arange(-radius, radius + 1, device=device)
+    kernel = (-0.5 * (offset.double() / sigma) ** 2).exp()
+    pixel = _inside(torch.arange(size, device=device)[:, None] + offset, size, border)
+    matrix = torch.zeros(size, size, dtype=torch.float64, device=device)
+    return matrix.scatter_add_(1, pixel, (kernel / kernel.sum()).expand(size, -1)).float()
+
+
+def _inside(position: Tensor, size: int, border: str) -> Tensor:
+    """The pixels of a line of ``size`` that stand for integer ``position``, which may lie far outside of it."""
+    if border == "nearest":
+        return position.clamp(0, size - 1)
+    # the border pixel counts twice in a period of "reflect", once in one of "mirror"
+    period = 2 * size if border == "reflect" else max(2 * size - 2, 1)
+    position = position % period
+    return torch.minimum(position, (2 * size - 1 if border == "reflect" else period) - position)
+
+
+def _correlation(images: Tensor, kernel: Tensor, border: str) -> Tensor:
+    """Each pixel as the sum of its neighbours, weighted by ``kernel`` (B or 1, 2r+1, 2r+1); borders as in
+    :func:`gaussian_filter`. By Fourier transforms, since the kernels are large and do not separate.
+    """
+    radius = kernel.shape[-1] // 2
+    height, width = images.shape[-2:]
+    rows, columns = (
+        _inside(torch.arange(-radius, side + radius, device=images.device), side, border) for side in (height, width)
+    )
+    # room to spare: what wraps around at the end of the transform is cut off
+    size = [next_fast_len(side + 2 * radius, real=True) for side in (height, width)]
+    spectrum = torch.fft.rfft2(images[..., rows[:, None], columns], s=size)
+    weights = torch.fft.rfft2(kernel, s=size)[:, None]
+    correlation: Tensor = torch.fft.irfft2(spectrum * weights.conj(), s=size)
+    return correlation[..., :height, :width]
+
+
+def disk_blur(images: Tensor, radius: float, alias: float) -> Tensor:
+    """The defocus blur of ImageNet-C: mean over the pixels of a disk of ``radius``, its rim softened by a Gaussian of
+    standard deviation ``alias`` over 3 x 3 pixels, or 5 x 5 beyond a radius of 8; borders mirrored.
+    """
+    extent, reach = (8, 1) if radius <= 8 else (math.ceil(radius), 2)
+    offset = torch.arange(-extent, extent + 1, device=images.device)
+    disk = (offset[:, None] ** 2 + offset**2 <= radius**2).float()
+    # a kernel of `reach` taps to each side, whatever its deviation
+    softened = gaussian_filter((disk / disk.sum())[None, None], alias, "mirror", reach / alias)
+    return _correlation(images, softened[0], "mirror")
+
+
+def glass_offsets(
+    keys: Tensor, seed: int, max_delta: int, iterations: int, size: tuple[int, int]
+) -> tuple[Tensor, Tensor]:
+    """How far right of and below each pixel another one is taken, in each iteration: (B, iterations, H, W) integers
+    uniform on -max_delta to max_delta - 1.
+    """
+    words = random_words(keys, iterations * size[0] * size[1], seed, "glass_blur")
+    words = words.view(len(keys), iterations, *size)
+    # a fraction times the choices: its integer part is one number, and what is left of it gives the next
+    right = words * (2 * max_delta)
+    below = (right & 0xFFFFFFFF) * (2 * max_delta)
+    return (right >> 32) - max_delta, (below >> 32) - max_delta
+
+
+def glass_blur(images: Tensor, sigma: float, max_delta: int, right: Tensor, below: Tensor) -> Tensor:
+    """The glass blur of ImageNet-C: a Gaussian blur, cut to 8 bits, pixels replaced by others near them, once for each
+    iteration of the offsets ``right`` and ``below`` (B, iterations, H, W), and blurred again.
+    """
+    # the little that is added keeps a surface of one colour the same, however its weighted sum is rounded
+    levels = (gaussian_filter(images, sigma, "nearest", _TRUNCATION) * 255 + 1e-4).floor()
+    for iteration in range(right.shape[1]):
+        levels = _replaced(levels, max_delta, right[:, iteration], below[:, iteration])
+    return gaussian_filter(levels / 255, sigma, "nearest", _TRUNCATION)
+
+
+def _replaced(images: Tensor, margin: int, right: Tensor, below: Tensor) -> Tensor:
+    """``images`` in which one pixel after the other, from the last to the first, but for a ``margin`` has become a copy
+    of that ``right`` of and ``below`` it (B, H, W).
+
+    The published code means to swap the two, but its assignment between views of one array copies. What is taken from
+    a later pixel is what that one has become by then, and so on along a chain, which is followed in steps of doubling
+    length. Fewer than half of all offsets lead to a later pixel: a longer chain than is followed has a probability
+    below 2**-64.
+    """
+    height, width = images.shape[-2:]
+    place = torch.arange(height * width, device=images.device).view(height, width)
+    row, column = place // width, place % width
+    changes = (row > margin) & (row <= height - margin) & (column > margin) & (column <= width - margin)
+    source = torch.where(changes, place + below * width + right, place).flatten(1)
+    # what does not change is its own source, and ends a chain as an earlier source does
+    end = torch.maximum(source, place.flatten())
+    for _ in range(_DOUBLINGS):
+        end = end.gather(1, end)
+    copied = source.gather(1, end)[:, None].expand(-1, images.shape[1], -1)
+    return images.flatten(2).gather(2, copied).view_as(images)
+
+
+def directional_blur(images: Tensor, radius: float, sigma: float, angle: Tensor) -> Tensor:
+    """The motion blur of ImageNet-C, which is ImageMagick's: the mean of each pixel and of twice ``radius`` pixels
+    ahead of it along a line at ``angle`` (B,) degrees, clockwise from the right, weighted by one half of a Gaussian of
+    standard deviation ``sigma``; borders repeated.
+
+    ImageMagick cuts its result to 8 bits, which is not done here.
+    """
+    extent = 2 * math.ceil(radius)
+    taps = torch.arange(extent + 1, device=images.device)
+    weight = (-0.5 * (taps.double() / sigma) ** 2).exp()
+    weight = (weight / weight.sum()).float().expand(len(images), -1)
+    radians, side = angle.double().deg2rad()[:, None], 2 * extent + 1
+    x, y = ((taps * step - 0.5).ceil().long() + extent for step in (radians.cos(), radians.sin()))
+    kernel = torch.zeros(len(images), side * side, device=images.device).scatter_add_(1, y * side + x, weight)
+    return _correlation(images, kernel.view(-1, side, side), "nearest")
+
+
+def zoom_blur(images: Tensor, factors: Sequence[float]) -> Tensor:
+    """The zoom blur of ImageNet-C: mean of the image and of its copies enlarged by ``factors``."""
+    total = images
+    for factor in factors:
+        total = total + clipped_zoom(images, factor)
+    return total / (len(factors) + 1)
+
+
+def clipped_zoom(images: Tensor, factor: float) -> Tensor:
+    """The middle of ``images`` enlarged ``factor`` times, at least 1, to their own size: bilinearly, from the centre of
+    the first to that of the last pixel, as ``scipy.ndimage.zoom`` of order 1.
+    """
+    height, width = images.shape[-2:]
+    crops = [math.ceil(side / factor) for side in (height, width)]
+    top, left = (height - crops[0]) // 2, (width - crops[1]) // 2
+    middle = images[..., top : top + crops[0], left : left + crops[1]]
+    size = [round(crop * factor) for crop in crops]
+    zoomed = interpolate(middle, size, mode="bilinear", align_corners=True)
+    top, left = (size[0] - height) // 2, (size[1] - width) // 2
+    return zoomed[..., top : top + height, left : left + width]
 
 
 def _is_identity(name: str, value: float) -> bool:

@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor
 
-from mae_bench.degradations import FILLS, PATTERNS, Setting
+from mae_bench.degradations import FILLS, PATTERNS, SALIENT, Setting
 from mae_bench.degradations.blur import gaussian_blur
 from mae_bench.degradations.ladders import GRIDS
 from mae_bench.randomness import random_uniform, random_words
@@ -34,7 +34,7 @@ def split(name: str) -> tuple[str, str]:
     >>> split("random_patch_offset"), split("random_patch_uniform")
     (('random_patch_offset', 'black'), ('random_patch', 'uniform'))
     """
-    if name in PATTERNS:
+    if name in PATTERNS or name in SALIENT:
         return name, FILLS[0]
     pattern, _, fill = name.rpartition("_")
     if pattern not in PATTERNS or fill not in FILLS:
@@ -80,6 +80,10 @@ def hidden(pattern: str, level: float, setting: Setting, size: tuple[int, int]) 
         return random_block(random_words(keys, 2, seed, "random_block"), level, size)
     if pattern == "stripes":
         return stripes(random_words(keys, 2, seed, "stripes"), level, size, periods=grid // 2)
+    if pattern in SALIENT:
+        assert setting.salience is not None
+        cells = salient(setting.salience, level if pattern == "salient" else 1 - level)
+        return of_cells(cells if pattern == "salient" else ~cells, size)
     if pattern == "center_block":
         return center_block(level, size, keys.device)
     return ~center_block(1 - level, size, keys.device)
@@ -92,11 +96,31 @@ def random_patches(words: Tensor, level: float, size: tuple[int, int], offset: b
     so that its cells do not follow a ViT's tokens and still all have the same area.
     """
     cells = words.shape[1]
-    grid = math.isqrt(cells)
     rank = words.argsort(dim=1, stable=True).argsort(dim=1, stable=True)
-    mask = (rank < round(level * cells)).reshape(-1, grid, grid)
-    rows, columns = (_cell_of_pixel(side, grid, offset, words.device) for side in size)
-    return mask[:, rows][:, :, columns]
+    return of_cells(rank < round(level * cells), size, offset)
+
+
+def salient(salience: Tensor, share: float) -> Tensor:
+    """(B, cells) True for the cells that hold the top ``share`` of what a reference model attends to: with ``salience``
+    (B, cells) summing to 1, those above which less than ``share`` lies (IPViT, arXiv 2105.10497, after DINO's code).
+
+    >>> salient(torch.tensor([[0.1, 0.6, 0.3]]), 0.7).tolist()
+    [[False, True, True]]
+    """
+    ordered = salience.double().sort(dim=1, stable=True)
+    # in steps of 1e-9, so that sums that are equal but for their rounding are equal
+    below = (ordered.values.cumsum(1) * 1e9).round()
+    hidden = below > round((1 - share) * 1e9)
+    return torch.zeros_like(hidden).scatter(1, ordered.indices, hidden)
+
+
+def of_cells(cells: Tensor, size: tuple[int, int], offset: bool = False) -> Tensor:
+    """(B, H, W) mask of the pixels of the hidden ``cells`` (B, cells) of a square grid; with ``offset`` the grid is
+    shifted by half a cell.
+    """
+    grid = math.isqrt(cells.shape[1])
+    rows, columns = (_cell_of_pixel(side, grid, offset, cells.device) for side in size)
+    return cells.reshape(-1, grid, grid)[:, rows][:, :, columns]
 
 
 def hidden_tokens(level: float, setting: Setting, grid: tuple[int, int]) -> Tensor:

@@ -106,7 +106,7 @@ SEVERITIES: dict[str, SeverityTable] = {
         ((6, 1), (6, 1.5), (6, 2), (8, 2), (9, 2.5)),
         lengths=("radius", "sigma"),
     ),
-    # the largest factor is left out, as numpy.arange leaves out its stop
+    # factors are those of numpy.arange, whose rounding lets 1.11 and 1.06 in and leaves the other stops out
     "zoom_blur": SeverityTable(
         ("stop", "step"),
         ((1.11, 0.01), (1.16, 0.01), (1.21, 0.02), (1.26, 0.02), (1.31, 0.03)),

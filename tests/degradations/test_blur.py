@@ -10,8 +10,21 @@ from hypothesis import strategies as st
 from scipy import ndimage, stats
 
 from mae_bench.degradations import Setting, blur
-from mae_bench.degradations.blur import box_blur, defocus_blur, gaussian_blur, motion_blur
+from mae_bench.degradations.blur import (
+    box_blur,
+    clipped_zoom,
+    defocus_blur,
+    directional_blur,
+    gaussian_blur,
+    gaussian_filter,
+    glass_blur,
+    glass_offsets,
+    motion_blur,
+)
+from mae_bench.degradations.severity import SEVERITIES
+from references import imagenet_c
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 LAW = settings(max_examples=15, deadline=None, derandomize=True)
 
 
@@ -336,3 +349,215 @@ def test_level_of_motion_is_in_pixels_of_the_reference_size() -> None:
     assert torch.allclose(
         blur.degrade("motion_blur", images, 8.0, setting_of(2, reference_size=56)), expected, atol=1e-6
     )
+
+
+# ---- the blurs of ImageNet-C
+
+PUBLISHED = ("gaussian_blur", "defocus_blur", "glass_blur", "motion_blur", "zoom_blur")
+SIDES = (32, 224)
+
+
+def photograph_like(height: int, width: int, seed: int = 0) -> np.ndarray:
+    """(H, W, 3) uint8: surfaces, edges and some noise."""
+    generator = np.random.default_rng(seed)
+    coarse = generator.integers(0, 256, (3, 4, 3)).repeat(-(-height // 3), axis=0).repeat(-(-width // 4), axis=1)
+    noisy = coarse[:height, :width] + generator.integers(-20, 21, (height, width, 1))
+    return np.clip(noisy, 0, 255).astype(np.uint8)
+
+
+def batch_of(*images: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.stack(images)).movedim(-1, 1).float() / 255
+
+
+def levels_of(images: torch.Tensor) -> np.ndarray:
+    """(B, H, W, C) in 0 to 255, as the reference gives them."""
+    return images.double().movedim(1, -1).numpy() * 255
+
+
+@LAW
+@given(
+    st.floats(0.05, 40.0),
+    st.sampled_from(["nearest", "reflect", "mirror"]),
+    st.floats(1.0, 4.0),
+    st.integers(8, 40),
+    st.integers(8, 40),
+)
+def test_gaussian_filter_is_scipys_however_wide(
+    sigma: float, border: str, truncate: float, height: int, width: int
+) -> None:
+    images = 4 * noise(2, 2, height, width) - 2
+    expected = ndimage.gaussian_filter(images.double().numpy(), (0, 0, sigma, sigma), mode=border, truncate=truncate)
+    assert np.abs(gaussian_filter(images, sigma, border, truncate).numpy() - expected).max() <= 1e-5
+
+
+def test_gaussian_filter_without_width_changes_nothing() -> None:
+    images = noise(1, 1, 8, 9)
+    assert torch.equal(gaussian_filter(images, 0.0, "reflect", 3.0), images)
+
+
+@LAW
+@given(st.floats(1.0, 5.0), st.integers(16, 60), st.integers(16, 60))
+def test_clipped_zoom_is_scipys(factor: float, height: int, width: int) -> None:
+    layer = np.random.default_rng(0).standard_normal((height, width, 1))
+    expected = imagenet_c.clipped_zoom(layer, factor)[..., 0]
+    found = clipped_zoom(torch.from_numpy(layer).movedim(-1, 0)[None].float(), factor)[0, 0]
+    # scipy gives 0 where the last place rounds to one beyond the last pixel, which no published factor does
+    given = expected != 0
+    assert given[:-1, :-1].all()
+    assert np.abs(found.numpy() - expected)[given].max() <= 1e-4
+
+
+def test_zoom_of_one_is_the_image() -> None:
+    images = noise(2, 3, 17, 24)
+    assert torch.equal(clipped_zoom(images, 1.0), images)
+
+
+@LAW
+@given(st.floats(0.5, 12.0), st.floats(0.5, 15.0), st.lists(st.floats(-180, 180), min_size=1, max_size=3))
+def test_directional_blur_looks_ahead_along_its_line(radius: float, sigma: float, angles: list[float]) -> None:
+    images = noise(len(angles), 1, 13, 18)
+    steps = np.arange(2 * math.ceil(radius) + 1)
+    weights = np.exp(-(steps**2) / (2 * sigma**2))
+    found = directional_blur(images, radius, sigma, torch.tensor(angles, dtype=torch.float64))
+    for image, angle, blurred in zip(images[:, 0].double().numpy(), angles, found[:, 0].numpy(), strict=True):
+        expected = np.zeros(image.shape)
+        for step, weight in zip(steps, weights / weights.sum(), strict=True):
+            right = math.ceil(step * math.cos(math.radians(angle)) - 0.5)
+            below = math.ceil(step * math.sin(math.radians(angle)) - 0.5)
+            padded = np.pad(image, len(steps), mode="edge")
+            shifted = padded[len(steps) + below :, len(steps) + right :]
+            expected += weight * shifted[: image.shape[0], : image.shape[1]]
+        assert np.abs(blurred - expected).max() <= 1e-5
+
+
+@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize("severity", range(1, 6))
+@pytest.mark.parametrize("name", ["gaussian_blur", "defocus_blur", "zoom_blur"])
+def test_what_is_not_random_is_the_published_blur(name: str, severity: int, side: int) -> None:
+    # not square, and not even as high as a kernel meant for 224 px is wide
+    images = [photograph_like(20, 37, seed) for seed in range(2)]
+    parameters = SEVERITIES[name].at(severity, side)
+    found = levels_of(blur.corrupt(name, batch_of(*images), parameters, setting_of(2)))
+    for image, corrupted in zip(images, found, strict=True):
+        assert np.abs(corrupted - getattr(imagenet_c, name)(image, *parameters)).max() <= 2e-3
+
+
+@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize("severity", range(1, 6))
+def test_directional_blur_is_the_published_motion_blur(severity: int, side: int) -> None:
+    images = [photograph_like(33, 26, seed) for seed in range(3)]
+    radius, sigma = SEVERITIES["motion_blur"].at(severity, side)
+    found = levels_of(directional_blur(batch_of(*images), radius, sigma, torch.tensor([-44.0, 3.0, 31.0])))
+    for image, angle, blurred in zip(images, (-44.0, 3.0, 31.0), found, strict=True):
+        # ImageMagick cuts off what is beyond 8 bits
+        cut = blurred - imagenet_c.motion_blur(image, radius, sigma, angle)
+        assert cut.min() >= -0.01
+        assert cut.max() <= 1
+
+
+def test_motion_blur_by_severity_points_into_every_direction_of_a_quarter_turn() -> None:
+    points = torch.zeros(400, 1, 61, 61)
+    points[:, :, 30, 30] = 1
+    spread = blur.corrupt("motion_blur", points, (12.0, 12.0), setting_of(400))[:, 0].double().numpy()
+    y, x = np.indices((61, 61)) - 30
+    # what is blurred looks ahead, so a point is seen behind it
+    angle = np.degrees(np.arctan2(-(spread * y).sum((1, 2)), -(spread * x).sum((1, 2))))
+    assert stats.kstest(angle / 90 + 0.5, "uniform").pvalue > 1e-4
+
+
+def in_turn(image: np.ndarray, margin: int, right: np.ndarray, below: np.ndarray) -> np.ndarray:
+    """The published loop: views of pixels of three channels are exchanged, one after the other."""
+    shuffled = image.copy()
+    for iteration in range(len(right)):
+        for h in range(image.shape[0] - margin, margin, -1):
+            for w in range(image.shape[1] - margin, margin, -1):
+                there = h + below[iteration, h, w], w + right[iteration, h, w]
+                shuffled[h, w], shuffled[there] = shuffled[there], shuffled[h, w]
+    return shuffled
+
+
+@LAW
+@given(st.integers(1, 6), st.integers(1, 3), st.integers(8, 24), st.integers(8, 24), st.integers(0, 2**32 - 1))
+def test_glass_blur_without_width_copies_pixels_as_the_published_loop(
+    max_delta: int, iterations: int, height: int, width: int, seed: int
+) -> None:
+    images = [photograph_like(height, width, i) for i in range(3)]
+    setting = setting_of(3, seed)
+    right, below = glass_offsets(setting.keys, seed, max_delta, iterations, (height, width))
+    found = levels_of(glass_blur(batch_of(*images), 0.0, max_delta, right, below)).round()
+    for i, image in enumerate(images):
+        assert np.array_equal(found[i], in_turn(image, max_delta, right[i].numpy(), below[i].numpy()))
+
+
+def test_glass_blur_follows_copies_of_copies() -> None:
+    # every pixel takes what stands right of it: the last but for the margin spreads over its row
+    image = np.arange(12 * 66, dtype=np.int64).reshape(12, 66, 1).repeat(3, axis=2).astype(np.uint8)
+    right, below = torch.ones(1, 1, 12, 66, dtype=torch.int64), torch.zeros(1, 1, 12, 66, dtype=torch.int64)
+    found = levels_of(glass_blur(batch_of(image), 0.0, 2, right, below)).round()[0]
+    assert np.array_equal(found, in_turn(image, 2, right[0].numpy(), below[0].numpy()))
+    assert np.array_equal(found[5, 3:65], image[5, 65:66].repeat(62, axis=0))
+
+
+@pytest.mark.parametrize("max_delta", [1, 2, 3, 7])
+def test_offsets_of_glass_are_uniform_and_independent(max_delta: int) -> None:
+    keys = setting_of(8).keys
+    right, below = glass_offsets(keys, 0, max_delta, 2, (40, 50))
+    assert right.shape == below.shape == (8, 2, 40, 50)
+    pairs = (right + max_delta) * 2 * max_delta + below + max_delta
+    counts = np.bincount(pairs.flatten().numpy(), minlength=4 * max_delta**2)
+    assert len(counts) == 4 * max_delta**2
+    assert stats.chisquare(counts).pvalue > 1e-4
+    # nor does one iteration, one image or one seed repeat another
+    again = glass_offsets(keys, 1, max_delta, 2, (40, 50))[0]
+    same = [float((one == other).float().mean()) for one, other in ((right[:, 0], right[:, 1]), (right, again))]
+    same.append(float((right[:4] == right[4:]).float().mean()))
+    assert same == pytest.approx([1 / (2 * max_delta)] * 3, abs=0.02)
+
+
+@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize("severity", range(1, 6))
+def test_glass_blur_is_the_published_one(severity: int, side: int) -> None:
+    images, setting = [photograph_like(30, 25, seed) for seed in range(2)], setting_of(2)
+    parameters = SEVERITIES["glass_blur"].at(severity, side)
+    right, below = glass_offsets(setting.keys, setting.seed, int(parameters[1]), int(parameters[2]), (30, 25))
+    found = levels_of(blur.corrupt("glass_blur", batch_of(*images), parameters, setting))
+    for i, image in enumerate(images):
+        expected = imagenet_c.glass_blur(image, *parameters, torch.stack((right[i], below[i]), dim=-1).numpy())
+        # where a weighted sum is a whole level but for its rounding, one cuts to 8 bits what the other does not
+        assert np.abs(found[i] - expected).max() <= 1.01
+        assert np.mean(np.abs(found[i] - expected) > 2e-3) <= 0.02
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("side", SIDES)
+@LAW
+@given(data=st.data())
+def test_severity_of_an_image_is_its_own(name: str, side: int, data: st.DataObject) -> None:
+    """In any batch and order, in one channel or three alike, in the dtype and range of the image."""
+    parameters = SEVERITIES[name].at(data.draw(st.floats(1, 5)), side)
+    height, width = data.draw(st.integers(8, 30)), data.draw(st.integers(8, 30))
+    images, setting = noise(4, 1, height, width).round(decimals=1), setting_of(4, data.draw(st.integers(0, 2**32 - 1)))
+    whole = blur.corrupt(name, images, parameters, setting)
+    order = torch.tensor(data.draw(st.permutations(range(4))))
+    for rows in order.split(data.draw(st.integers(1, 4))):
+        part = Setting(setting.keys[rows], setting.seed, setting.reference_size, setting.mean)
+        colours = blur.corrupt(name, images[rows].expand(-1, 3, -1, -1), parameters, part)
+        # of what is cut to 8 bits, a level may be another one where the sum is rounded differently
+        assert float((colours - whole[rows]).abs().max()) <= (1.01 / 255 if name == "glass_blur" else 1e-5)
+        assert float(((colours - whole[rows]).abs() > 1e-5).float().mean()) <= 0.01
+    lowered = blur.corrupt(name, images.bfloat16(), parameters, setting)
+    assert lowered.dtype == torch.bfloat16
+    for corrupted in (whole, lowered):
+        assert corrupted.shape == images.shape
+        assert bool(((corrupted >= 0) & (corrupted <= 1)).all())
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("side", SIDES)
+def test_surface_of_one_colour_stays_so_at_every_severity(name: str, side: int) -> None:
+    levels = torch.tensor([0.0, 1.0, 77.0, 128.0, 254.0, 255.0])[:, None, None, None] / 255
+    images = levels.expand(-1, 3, 24, 31)
+    for severity in range(1, 6):
+        corrupted = blur.corrupt(name, images, SEVERITIES[name].at(severity, side), setting_of(6))
+        # the rim of a disk is softened on a grid that cuts it off at a radius of eight or more
+        assert float((corrupted - images).abs().max()) <= (0.02 if name == "defocus_blur" else 1e-5)

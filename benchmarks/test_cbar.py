@@ -1,0 +1,6 @@
+import pytest
+
+
+@pytest.mark.cbar
+def test_cell(cell):
+    cell.check()

@@ -1,0 +1,6 @@
+import pytest
+
+
+@pytest.mark.imagenet_c
+def test_cell(cell):
+    cell.check()

@@ -1,0 +1,6 @@
+import pytest
+
+
+@pytest.mark.geometry
+def test_cell(cell):
+    cell.check()
