@@ -114,17 +114,17 @@ def degradations(
     """
     from tabulate import tabulate
 
-    from mae_bench.degradations import DEGRADATIONS
-    from mae_bench.degradations.ladders import levels
+    from mae_bench.degradations import EVERY
+    from mae_bench.degradations.ladders import ladder
     from mae_bench.suites import suite_entry
 
     entry = suite_entry("fashion_mnist")
     lines = [
-        (kind.name, kind.family, kind.unit, " ".join(map(str, levels(kind.name, entry.reference_size, full=True))))
-        for kind in DEGRADATIONS.values()
+        (kind.name, kind.family, kind.group, kind.unit, " ".join(map(str, ladder(kind, entry.reference_size))))
+        for kind in EVERY
         if kind.family != "clean"
     ]
-    headers = ["degradation", "family", "unit of level", "levels"]
+    headers = ["degradation", "family", "group", "unit of level", "levels"]
     typer.echo(tabulate(lines, headers=headers, disable_numparse=True))
     if preview is None:
         return
@@ -265,6 +265,56 @@ def _class_tokens(suite: Suite, name: str) -> tuple[dict[int, Tensor], np.ndarra
         finally:
             evaluation.close()
         return tokens, evaluation.sample.labels.numpy()
+
+
+@app.command()
+def selfcheck(
+    run: Annotated[Path, typer.Argument(help="Run directory, or folder of committed results.")],
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown.")] = False,
+) -> None:
+    """Compare a finished run with the published numbers of its models, each within its stated tolerance.
+
+    Where a number differs, what is known to differ in the protocol stands beside it, and the exit code is 1.
+
+    Example: mae-bench selfcheck results/runs/full
+    """
+    from mae_bench.selfcheck import selfcheck as checks_of
+    from mae_bench.selfcheck import to_markdown, to_text
+
+    with _reported("selfcheck"):
+        checks = checks_of(run)
+        typer.echo(to_markdown(checks) if markdown else to_text(checks))
+    if any(check.verdict == "differs" for check in checks):
+        raise typer.Exit(1)
+
+
+@app.command()
+def perf(
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:i.")] = "cpu",
+    images: Annotated[int, typer.Option(min=1, help="Images in a batch.")] = 64,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds whose median counts.")] = 5,
+    out: Annotated[Path | None, typer.Option(help="Folder for the page, named after the device.")] = None,
+) -> None:
+    """Time every degradation and some forward passes on a device.
+
+    Example: mae-bench perf --device cuda --out results/gpu
+    """
+    import re
+
+    import torch
+
+    from mae_bench.executors.local import resolved_device
+    from mae_bench.perf import page
+    from mae_bench.store import write_atomically
+
+    with _reported("perf"):
+        where = torch.device(resolved_device(device))
+        text = page(where, images, rounds)
+        typer.echo(text)
+        if out is not None:
+            title = text.partition("\n")[0].removeprefix("# Timings on ")
+            out.mkdir(parents=True, exist_ok=True)
+            write_atomically(out / f"{re.sub(r'[^a-z0-9]+', '_', title.lower()).strip('_')}.md", text.encode())
 
 
 # --------------------------------------------------------------------------- training

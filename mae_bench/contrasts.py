@@ -410,7 +410,7 @@ def _spearman(x: Iterable[float], y: Iterable[float]) -> float | None:
 def _accuracy() -> Iterable[Contrast]:
     arms = ("mae_ft", "supervised")
     for kind in DEGRADATIONS.values():
-        if kind.family not in ("blur", "occlusion", "token_drop"):
+        if kind.family not in ("blur", "occlusion", "token_drop") or kind.by_salience:
             continue
         name = kind.name
         fill = next((f for f in FILLS if name.endswith(f"_{f}")), None)

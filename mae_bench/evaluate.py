@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
@@ -18,19 +18,19 @@ import torch
 from torch import Tensor
 
 from mae_bench.cells import Cell, Level
-from mae_bench.degradations import Setting, degradation
+from mae_bench.degradations import Degradation, Setting, degradation
 from mae_bench.degradations.occlusion import hidden_tokens
 from mae_bench.errors import BenchError
-from mae_bench.images import BLOCK, View, decoded
+from mae_bench.images import BLOCK, View, cache_folder, decoded
 from mae_bench.indicators import INDICATOR_VERSION, alignment, retention
-from mae_bench.indicators.accuracy import TOP_K, accuracy_sums, outcomes
+from mae_bench.indicators.accuracy import TOP_K, Outcomes, accuracy_sums, outcomes
 from mae_bench.indicators.attention import attention_values
 from mae_bench.indicators.block_sums import BlockSums
 from mae_bench.indicators.calibration import calibration_sums, expected_calibration_error
 from mae_bench.indicators.profile import Record, profile
 from mae_bench.models.pool import LoadedModel
 from mae_bench.models.taps import KINDS, Features
-from mae_bench.reference import CleanSide, Key, Reference
+from mae_bench.reference import CleanSide, Key, Reference, to_device
 from mae_bench.representation import (
     ATTENTION_IMAGES,
     Collector,
@@ -40,6 +40,7 @@ from mae_bench.representation import (
     separability_records,
 )
 from mae_bench.rows import ResultRow
+from mae_bench.salience import Salience
 from mae_bench.statistics import auc, wilson
 from mae_bench.suites import LabelMap, Suite
 
@@ -49,6 +50,9 @@ ROW_KIND = "mean_patch"
 FORETELLING = ("alignment", "alignment_centered")
 """Indicators that are a statement about each image."""
 
+CARD_SHARE = 0.4
+"""Share of a GPU's free memory that decoded images may take."""
+Progress = Callable[[int, int], None]
 CPU_BATCH, CUDA_BATCH = 64, 256
 """Images per forward pass where the batch size is ``auto``: what fits a core's cache, and one block."""
 
@@ -112,7 +116,7 @@ class Shard:
     cell: BlockSums = field(default_factory=BlockSums)
     tokens: dict[Key, BlockSums] = field(default_factory=dict)
     heads: dict[Key, BlockSums] = field(default_factory=dict)
-    scores: dict[int, dict[str, np.ndarray]] = field(default_factory=dict)
+    scores: dict[int, dict[str, Tensor]] = field(default_factory=dict)
 
     def merge(self, other: Shard) -> None:
         """Raises:
@@ -129,9 +133,10 @@ class Shard:
 class Evaluation:
     """All cells of one model on one suite. The clean pass runs once, when it is first needed.
 
-    ``scratch`` is a folder for decoded images, which evaluations share, and for clean features, which
-    :meth:`close` removes. ``represented`` names conditions whose representation will be asked for, so that one
-    forward pass feeds both.
+    ``scratch`` is a folder for clean features, which :meth:`close` removes, and for the decoded images of a bundled
+    suite, which evaluations share; those of others are kept in :func:`mae_bench.images.cache_folder`.
+    ``represented`` names conditions whose representation will be asked for, so that one forward pass feeds both.
+    ``progress`` is told how many images are decoded, and of how many.
     """
 
     def __init__(
@@ -142,6 +147,7 @@ class Evaluation:
         scratch: Path,
         run_id: str,
         represented: Collection[str] = (),
+        progress: Progress | None = None,
     ) -> None:
         self.suite = suite
         self.model = model
@@ -159,14 +165,19 @@ class Evaluation:
                 f"model {model.entry.name!r} takes {model.classifier.channels} channel(s) but suite "
                 f"{suite.entry.name!r} has {suite.channels}: give the model {suite.channels} input channels"
             )
-        self.view = self._suite_view() if settings.suite_view else model.classifier.view
+        self.view = self._suite_view() if settings.suite_view else suite.view(model.classifier.view)
+        self.stored_view = suite.stored_view(self.view)
+        self.progress = progress
         self._failed = ""
         self._clean: CellResult | None = None
         self._reference: Reference | None = None
         self._folder: Path | None = None
         self._clean_collector: Collector | None = None
         self._representations: dict[str, Representation] = {}
-        self._decoded: dict[int, np.ndarray] = {}
+        self._batch_size = settings.batch_size or (CUDA_BATCH if self.device.type == "cuda" else CPU_BATCH)
+        self._decoded: dict[tuple[str, int], np.ndarray] = {}
+        self._card: Tensor | None = None
+        self._attended: Salience | None = None
 
     @property
     def clean(self) -> CellResult:
@@ -197,10 +208,11 @@ class Evaluation:
             EvaluationError: logits are not finite.
             ValueError: the degradation is unknown, or the level outside its domain.
         """
-        degradation(name).check(level)
-        if degradation(name).family == "clean":
+        kind = degradation(name, level.severity)
+        kind.check(level)
+        if kind.family == "clean":
             return self.clean
-        if (reason := self.not_applicable(name)) is not None:
+        if (reason := self.not_applicable(kind)) is not None:
             return self._without_result(name, level, reason)
         assert self.clean is not None
         collector = self._collector(name, level) if f"{name}-{level}" in self.represented else None
@@ -219,12 +231,13 @@ class Evaluation:
             EvaluationError, ValueError: as :meth:`run`.
         """
         condition = f"{name}-{level}"
-        degradation(name).check(level)
+        kind = degradation(name, level.severity)
+        kind.check(level)
         if condition not in self._representations:
             clean = self._collected_clean()
             if name == "clean":
                 self._represent(name, level, Shard(), clean)
-            elif self.not_applicable(name) is not None:
+            elif self.not_applicable(kind) is not None:
                 self._represent(name, level, Shard(), None)
             else:
                 collector = self._collector(name, level)
@@ -232,9 +245,9 @@ class Evaluation:
                 self._represent(name, level, shard, collector)
         return self._representations[condition]
 
-    def not_applicable(self, name: str) -> str | None:
-        """Why the model cannot have cells of degradation ``name``; None where it can."""
-        return self.model.taps.token_reason if degradation(name).on_tokens else None
+    def not_applicable(self, kind: Degradation) -> str | None:
+        """Why the model cannot have cells of a degradation; None where it can."""
+        return self.model.taps.token_reason if kind.on_tokens else None
 
     def shard(self, name: str, level: Level, blocks: range) -> Shard:
         """The given blocks of a degraded cell alone, to be merged with the others before :meth:`result`."""
@@ -260,20 +273,20 @@ class Evaluation:
 
     def close(self) -> None:
         """Remove the clean features from disk; another cell would need another clean pass."""
-        self._clean = self._reference = self._clean_collector = None
+        self._clean = self._reference = self._clean_collector = self._card = None
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
             self._folder = None
 
     def identity(self, name: str, level: Level) -> dict[str, Any]:
         """Fields by which a finished cell is recognised before it is run, as :data:`mae_bench.rows.IDENTITY`."""
-        kind = degradation(name)
+        kind = degradation(name, level.severity)
         return {
             "suite": self.suite.entry.name,
             "model": self.model.entry.name,
             "degradation": name,
             "level": level.value,
-            "unit": kind.unit,
+            "unit": kind.unit_at(min(self.view.height, self.view.width)),
             "manifest_hash": self.suite.manifest_hash,
             "label_map": self.label_map.name,
             "weights_hash": self.model.weights_hash,
@@ -291,24 +304,63 @@ class Evaluation:
 
     @property
     def batch_size(self) -> int:
-        """Images per forward pass: as set, above a block rounded down to whole blocks."""
-        size = self.settings.batch_size or (CUDA_BATCH if self.device.type == "cuda" else CPU_BATCH)
+        """Images per forward pass: as set, above a block rounded down to whole blocks; halved as often as memory ran
+        out.
+        """
+        size = self._batch_size
         return size if size <= BLOCK else size // BLOCK * BLOCK
 
-    def _pixels(self, stop: int) -> np.ndarray:
-        """Decoded images of the run, or where ``stop`` lies behind them those of the sample too."""
-        count = (
-            self.images if stop <= self.images else min(len(self.suite.manifest.ids), self.sample.blocks.stop * BLOCK)
-        )
-        if count not in self._decoded:
-            suite, folder = self.suite, self.scratch / "decoded"
-            self._decoded[count] = decoded(suite.manifest, count, self.view, suite.channels, suite.read, folder)
-        return self._decoded[count]
+    def _pixels(self, name: str, level: Level, stop: int) -> np.ndarray:
+        """Decoded images of the run, or where ``stop`` lies behind them those of the sample too: as they are stored
+        under a degradation where they are, else clean.
+        """
+        suite = self.suite
+        count = self.images if stop <= self.images else min(len(suite.manifest.ids), self.sample.blocks.stop * BLOCK)
+        is_stored = suite.stored is not None and level.severity
+        key = (f"{name}-{level}" if is_stored else "", count)
+        if key not in self._decoded:
+            if is_stored:
+                for of_another_cell in [known for known in self._decoded if known[0]]:
+                    del self._decoded[of_another_cell]
+            variant = suite.stored(name, int(level.value)) if suite.stored is not None and is_stored else None
+            self._decoded[key] = decoded(
+                suite.manifest,
+                count,
+                self.view if variant is None else self.stored_view,
+                suite.channels,
+                suite.read if variant is None else variant.read,
+                self.scratch / "decoded" if suite.entry.bundled else cache_folder() / "decoded",
+                "" if variant is None else f"{name} {level} {variant.fingerprint}",
+                self.progress,
+                suite.order,
+            )
+        return self._decoded[key]
+
+    def _on_device(self, name: str, level: Level, start: int, stop: int) -> Tensor:
+        """(B, C, H, W) uint8 images ``start`` to ``stop``. Clean ones are kept on a GPU that has room for them."""
+        pixels = self._pixels(name, level, stop)
+        if self.device.type != "cuda":
+            return torch.from_numpy(np.array(pixels[start:stop]))
+        if self._card is None or len(self._card) != len(pixels):
+            free, _ = torch.cuda.mem_get_info(self.device)
+            if name == "clean" and pixels.nbytes < CARD_SHARE * free:
+                self._card = torch.from_numpy(np.array(pixels)).to(self.device)
+        if self._card is not None and len(self._card) == len(pixels) and not (level.severity and self.suite.stored):
+            return self._card[start:stop]
+        return to_device(torch.from_numpy(np.array(pixels[start:stop])), self.device)
 
     @cached_property
-    def _targets(self) -> np.ndarray:
-        """(images,) the model output that stands for each image's class."""
-        return np.asarray(np.asarray(self.label_map.outputs)[self.suite.manifest.labels[: self.images]])
+    def _choice(self) -> tuple[Tensor | None, Tensor]:
+        """Which outputs (outputs,) the model chooses among, None where all; and which of them stands for each image's
+        class (images,).
+        """
+        stands = np.asarray(self.label_map.outputs)
+        targets = torch.from_numpy(stands[self.suite.manifest.labels[: self.images]]).to(self.device)
+        if not self.label_map.masked:
+            return None, targets
+        among = torch.zeros(self.model.outputs, dtype=torch.bool)
+        among[list(self.label_map.outputs)] = True
+        return among.to(self.device), targets
 
     @cached_property
     def _class_of_output(self) -> np.ndarray:
@@ -336,7 +388,8 @@ class Evaluation:
             return
         if self._failed:
             raise EvaluationError(self._failed)
-        self._pixels(self.images)  # decoded before the clock starts, and before there is anything to clean up
+        # decoded before the clock starts, and before there is anything to clean up
+        self._pixels("clean", Level(0.0), self.images)
         self.scratch.mkdir(parents=True, exist_ok=True)
         self._folder = Path(tempfile.mkdtemp(prefix="reference-", dir=self.scratch))
         reference = Reference(self._folder / "features", self.images)
@@ -378,9 +431,9 @@ class Evaluation:
         """Make the representation of a cell from its pass, whose tokens are then let go."""
         taps = self.model.taps
         clean = self._collected_clean()
-        absent = self.not_applicable(name) or taps.reason
+        kind = degradation(name, level.severity)
+        absent = self.not_applicable(kind) or taps.reason
         degraded = None if name == "clean" else collector
-        on_tokens = degradation(name).on_tokens
         jackknife = self.settings.jackknife and name == "clean"
         records, replicates = separability_records(
             taps.blocks, clean, degraded, self.reference.constant, absent, self.device, jackknife
@@ -389,7 +442,7 @@ class Evaluation:
             taps.blocks,
             collector or Collector(self.sample, Path()),
             getattr(taps, "grid", None),
-            self.not_applicable(name) or taps.attention_reason or ("tokens were dropped" if on_tokens else None),
+            self.not_applicable(kind) or taps.attention_reason or ("tokens were dropped" if kind.on_tokens else None),
             jackknife,
         )
         records += of_attention
@@ -408,17 +461,15 @@ class Evaluation:
         """
         clean = name == "clean"
         shard = Shard()
+        passed: dict[int, Outcomes] = {}  # on the device until all blocks have passed, so that it is not waited for
         for batch in self._forward(name, level, blocks, reference, collector):
             start = batch.number * BLOCK
             stop = start + len(batch.logits)
-            bad = ~torch.isfinite(batch.logits).all(1)
-            if bool(bad.any()):
-                first = start + int(bad.int().argmax())
-                raise EvaluationError(
-                    f"cell {Cell(self.model.entry.name, name, level).id} is invalid: {int(bad.sum())} of "
-                    f"{len(batch.logits)} images in a block have NaN or infinite logits, the first is "
-                    f"{self.suite.manifest.ids[first]}; check the weights and --mae-dtype ({self.settings.dtype})"
-                )
+            among, targets = self._choice if self.model.entry.head else (None, None)
+            target = torch.zeros_like(batch.logits[:, 0], dtype=torch.int64)
+            if targets is not None and batch.number in self.blocks:
+                target = targets[start:stop]
+            passed[batch.number] = outcomes(batch.logits, target, among)
             if collector is not None:
                 collector.add(start, batch.features, self._keys(start, stop))
             if batch.number not in self.blocks or (clean and self._reference is not None):
@@ -426,55 +477,79 @@ class Evaluation:
             features = batch.features if reference.in_probe(start) else _pooled(batch.features)
             if clean:
                 reference.add(start, features)
-            if self.model.entry.head:
-                targets = torch.from_numpy(self._targets[start:stop]).to(batch.logits.device)
-                block = outcomes(batch.logits, targets)
-                shard.prediction[batch.number] = block.prediction
-                if clean:
-                    reference.prediction[start:stop] = block.prediction
-                shard.cell.update(
-                    batch.number,
-                    {
-                        **accuracy_sums(block, reference.prediction[start:stop]),
-                        **calibration_sums(block.confidence, block.hit),
-                    },
-                )
             if not clean:
                 side = reference.side(start, stop, features) if batch.clean is None else batch.clean.of(features)
                 self._indicator_sums(shard, batch.number, features, side)
+        self._settle(shard, name, level, passed, reference)
         return shard
+
+    def _settle(
+        self, shard: Shard, name: str, level: Level, passed: Mapping[int, Outcomes], reference: Reference
+    ) -> None:
+        """Bring what ``passed`` says of each image to the host, and sum it up for the blocks of the run.
+
+        Raises:
+            EvaluationError: logits are not finite.
+        """
+        known = self._reference is not None
+        for number, on_device in passed.items():
+            block = on_device.cpu()
+            start = number * BLOCK
+            stop = start + len(block.finite)
+            bad = ~block.finite
+            if bool(bad.any()):
+                first = start + int(bad.int().argmax())
+                raise EvaluationError(
+                    f"cell {Cell(self.model.entry.name, name, level).id} is invalid: {int(bad.sum())} of "
+                    f"{len(bad)} images in a block have NaN or infinite logits, the first is "
+                    f"{self.suite.manifest.ids[first]}; check the weights and --mae-dtype ({self.settings.dtype})"
+                )
+            if number not in self.blocks or not self.model.entry.head or (name == "clean" and known):
+                continue
+            shard.prediction[number] = block.prediction.numpy()
+            if name == "clean":
+                reference.prediction[start:stop] = shard.prediction[number]
+            shard.cell.update(
+                number,
+                {
+                    **accuracy_sums(block, torch.from_numpy(reference.prediction[start:stop])),
+                    **calibration_sums(block.confidence.numpy(), block.hit.numpy()),
+                },
+            )
 
     def _forward(
         self, name: str, level: Level, blocks: range, reference: Reference, collector: Collector | None
     ) -> Iterator[Batch]:
         """Blocks after their forward pass; several share one where it is large."""
-        taps = self.model.taps
-        at_once = max(1, self.batch_size // BLOCK)
-        for group in (blocks[i : i + at_once] for i in range(0, len(blocks), at_once)):
+        remaining = list(blocks)
+        while remaining:
+            at_once = max(1, self.batch_size // BLOCK)
+            group, remaining = remaining[:at_once], remaining[at_once:]
             first = group[0] * BLOCK
             last = min(
                 (group[-1] + 1) * BLOCK, self.images if group[-1] in self.blocks else len(self.suite.manifest.ids)
             )
             patches = reference.in_probe(first) or (collector is not None and group[0] in self.sample.blocks)
-            step = self.batch_size if at_once == 1 else last - first
             parts: list[tuple[Tensor, Features, CleanSide | None]] = []
-            for begin in range(first, last, step):
-                end = min(begin + step, last)
-                hidden = self._hidden_tokens(name, level, begin, end)
-                maps = collector is not None and begin < ATTENTION_IMAGES and hidden is None
-                images = self.degraded(name, level, begin, end)
-                dropping = taps.dropping(hidden) if hidden is not None else nullcontext()
-                with taps.capture(patches, attention=maps) as features, dropping:
-                    logits = self.logits(images)
-                if collector is not None and features.attention:
+            begin = first
+            while begin < last:
+                end = min(begin + self.batch_size, last)
+                maps = collector is not None and begin < ATTENTION_IMAGES
+                try:
+                    part = self._forward_part(name, level, begin, end, reference, patches, maps)
+                except torch.OutOfMemoryError as error:
+                    self._halve(end - begin, error)
+                    continue
+                if collector is not None and part[1].attention:
+                    taps = self.model.taps
                     values = {
                         block: attention_values(attention[: ATTENTION_IMAGES - begin], taps.prefix, taps.grid)
-                        for block, attention in features.attention.items()
+                        for block, attention in part[1].attention.items()
                     }
                     collector.add_attention(values)
-                    features.attention = {}
-                side = None if hidden is None else self._side_of_kept(reference, images, hidden, patches)
-                parts.append((logits, features, side))
+                    part[1].attention = {}
+                parts.append(part)
+                begin = end
             logits = torch.cat([part[0] for part in parts])
             features = Features.concatenated([part[1] for part in parts])
             side = _joined([part[2] for part in parts if part[2] is not None])
@@ -483,9 +558,36 @@ class Evaluation:
                 clean = None if side is None else _side_window(side, window)
                 yield Batch(number, logits[window], _window(features, window), clean)
 
+    def _forward_part(
+        self, name: str, level: Level, start: int, stop: int, reference: Reference, patches: bool, maps: bool
+    ) -> tuple[Tensor, Features, CleanSide | None]:
+        """Logits, features and clean side of the images that one forward pass takes."""
+        taps = self.model.taps
+        hidden = self._hidden_tokens(name, level, start, stop)
+        images = self.degraded(name, level, start, stop)
+        dropping = taps.dropping(hidden) if hidden is not None else nullcontext()
+        with taps.capture(patches, attention=maps and hidden is None) as features, dropping:
+            logits = self.logits(images)
+        return logits, features, None if hidden is None else self._side_of_kept(reference, images, hidden, patches)
+
+    def _halve(self, images: int, error: Exception) -> None:
+        """Go on with half of the ``images`` for which memory ran out.
+
+        Raises:
+            EvaluationError: it was a single one.
+        """
+        if images == 1:
+            raise EvaluationError(
+                f"model {self.model.entry.name!r}: {self.device} has no memory left for a forward pass of a single "
+                "image; use another device, a smaller model, or --mae-dtype bfloat16"
+            ) from error
+        self._batch_size = images // 2
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
     def _hidden_tokens(self, name: str, level: Level, start: int, stop: int) -> Tensor | None:
         """(B, P) which tokens the degradation takes away; None where it changes pixels."""
-        if not degradation(name).on_tokens or level.value == 0:
+        if not degradation(name, level.severity).on_tokens or level.value == 0:
             return None
         return hidden_tokens(level.value, self._setting(start, stop), self.model.taps.grid)
 
@@ -500,20 +602,40 @@ class Evaluation:
         return reference.side_of_kept(kept if patches else _pooled(kept), hidden)
 
     def _keys(self, start: int, stop: int) -> Tensor:
-        return torch.from_numpy(self.suite.manifest.keys[start:stop]).to(self.device)
+        return to_device(torch.from_numpy(self.suite.manifest.keys[start:stop]), self.device)
 
-    def _setting(self, start: int, stop: int) -> Setting:
+    def _setting(self, start: int, stop: int, by_salience: bool = False) -> Setting:
         return Setting(
             keys=self._keys(start, stop),
             seed=self.settings.seed,
             reference_size=self.suite.entry.reference_size,
             mean=self.suite.mean,
+            salience=self._salience_of(start, stop) if by_salience else None,
         )
+
+    def _salience_of(self, start: int, stop: int) -> Tensor:
+        """(B, cells) where the suite's reference model looks in the clean images, as :mod:`mae_bench.salience` has it;
+        known of whole blocks, once they were asked for.
+        """
+        if self._attended is None:
+            self._attended = Salience(self.suite.entry, self.device)
+        blocks = []
+        for number in range(start // BLOCK, -(-stop // BLOCK)):
+            first, last = number * BLOCK, min((number + 1) * BLOCK, len(self.suite.manifest.ids))
+            if number not in self._attended:
+                clean = self._on_device("clean", Level(0.0), first, last).float() / 255
+                self._attended.add(number, clean, self.batch_size)
+            blocks.append(self._attended[number])
+        offset = start // BLOCK * BLOCK
+        return torch.cat(blocks)[start - offset : stop - offset]
 
     def degraded(self, name: str, level: Level, start: int, stop: int) -> Tensor:
         """Images ``start`` to ``stop`` of the suite in [0, 1] on the device, degraded: (B, C, H, W) float32."""
-        pixels = torch.from_numpy(np.array(self._pixels(stop)[start:stop])).to(self.device).float() / 255
-        return degradation(name).apply(pixels, level, self._setting(start, stop))
+        pixels = self._on_device(name, level, start, stop).float() / 255
+        if self.suite.stored is not None and level.severity:
+            return pixels
+        kind = degradation(name, level.severity)
+        return kind.apply(pixels, level, self._setting(start, stop, kind.by_salience))
 
     def logits(self, images: Tensor) -> Tensor:
         """Logits (B, outputs) in float32 of images in [0, 1].
@@ -539,9 +661,9 @@ class Evaluation:
         last = (self.model.taps.blocks, ROW_KIND)
         if last in clean.tokens:
             scores = alignment.alignment_scores(clean.tokens[last], features.tokens[last], clean.centers[last])
-            shard.scores[number] = {name: scores[name].cpu().numpy() for name in FORETELLING}
+            shard.scores[number] = {name: scores[name] for name in FORETELLING}
         for key, active in clean.active.items():
-            mask = retention.active(features.heads[key], self.reference.thresholds[key].to(active.device))
+            mask = retention.active(features.heads[key], self.reference.threshold(key, active.device))
             shard.heads.setdefault(key, BlockSums()).update(number, retention.retention_sums(active, mask))
 
     def result(self, name: str, level: Level, shard: Shard, seconds: float) -> CellResult:
@@ -564,7 +686,7 @@ class Evaluation:
         ranked = self.model.outputs > TOP_K
         indicators = self._profile(shard.tokens, shard.heads) + self._foretold(shard, prediction) if not clean else []
         summary = self._summary(indicators)
-        kind = degradation(name)
+        kind = degradation(name, level.severity)
         row = ResultRow(
             **self.identity(name, level),
             family=kind.family,
@@ -601,7 +723,7 @@ class Evaluation:
         row: dict[str, Any] = {f.name: None for f in fields(ResultRow) if "None" in str(f.type)}
         row |= {
             **self.identity(name, level),
-            "family": degradation(name).family,
+            "family": degradation(name, level.severity).family,
             "condition": Cell(self.model.entry.name, name, level).condition,
             "status": "not_applicable",
             "n": 0,
@@ -630,7 +752,7 @@ class Evaluation:
         flipped = prediction != self.reference.prediction
         records = []
         for name in FORETELLING:
-            values = np.concatenate([shard.scores[block][name] for block in sorted(shard.scores)])
+            values = torch.cat([shard.scores[block][name] for block in sorted(shard.scores)]).cpu().numpy()
             area = auc(-values, flipped)
             record = Record(f"{name}_flip_auc", self.model.taps.blocks, None, ROW_KIND, reason="too_few_flips")
             if area is not None:

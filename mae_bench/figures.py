@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mae_bench.baseline import Baseline
-from mae_bench.cells import Level
-from mae_bench.degradations import DEGRADATIONS, Setting, degradation
+from mae_bench.cells import Cell, Level
+from mae_bench.degradations import DEGRADATIONS, EVERY, Setting, degradation
 from mae_bench.degradations.ladders import GRIDS, levels
 from mae_bench.errors import BenchError
 from mae_bench.evidence import Evidence
@@ -97,7 +97,7 @@ def accuracy(rows: Iterable[ResultRow], evidence: Evidence) -> Figure:
     """Top-1 against level, one panel per degradation; a line is the mean over the seeds of an arm, its band their
     range, or where there is one seed the 95 % interval over images.
     """
-    rows = [row for row in rows if row.top1 is not None]
+    rows = [row for row in rows if row.top1 is not None and not Cell.parse(f"m-{row.condition}").level.severity]
     names = [name for name in DEGRADATIONS if name != "clean" and any(row.degradation == name for row in rows)]
     if not names:
         raise FigureError("there is no degraded cell to draw: evaluate some first")
@@ -267,19 +267,18 @@ def degradation_strip(suite: Suite, position: int = 0, seed: int = 0) -> Figure:
     key = torch.from_numpy(suite.manifest.keys[position : position + 1])
     setting = Setting(key, seed, suite.entry.reference_size, suite.mean)
     size = suite.entry.reference_size
-    kinds = [kind for kind in DEGRADATIONS.values() if kind.family != "clean"]
-    rungs = max(len(levels(kind.name, size, full=True)) for kind in kinds)
+    kinds = [kind for kind in EVERY if kind.family != "clean" and levels(kind, suite.entry, full=True)]
+    rungs = max(len(levels(kind, suite.entry, full=True)) for kind in kinds)
     figure, axes = _panels(
         len(kinds),
         rungs + 1,
         figsize=(1.15 * (rungs + 1) + 1.6, 1.25 * len(kinds)),
     )
     for row, kind in zip(axes, kinds, strict=True):
-        ladder = (Level(0.0), *levels(kind.name, size, full=True))
+        ladder = (Level(0.0), *levels(kind, suite.entry, full=True))
         for ax, level in zip(row, ladder, strict=False):
-            shown = (
-                _without_tokens(pixels, level, setting, size) if kind.on_tokens else kind.apply(pixels, level, setting)
-            )
+            degraded = pixels if level.value == 0 else kind.apply(pixels, level, setting)
+            shown = _without_tokens(pixels, level, setting, size) if kind.on_tokens else degraded
             _show(ax, shown[0])
             ax.set_title(f"{level.value:g}", fontsize=7, pad=2)
         row[0].set_ylabel(f"{kind.name}\n({kind.unit})", rotation=0, ha="right", va="center", fontsize=8)

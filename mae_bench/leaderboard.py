@@ -8,12 +8,14 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from mae_bench.degradations import DEGRADATIONS
-from mae_bench.degradations.ladders import levels
+from mae_bench import corruption_error
+from mae_bench.corruption_error import corruption_scores
+from mae_bench.degradations import EVERY
+from mae_bench.degradations.ladders import RARE, conditions
 from mae_bench.rows import ResultRow
 from mae_bench.statistics import holm
 from mae_bench.store import ABSENT, Outcomes, cell_of
-from mae_bench.suites import SUITES
+from mae_bench.suites import SUITES, SuiteEntry
 
 UNRANKED = ("clean", "token_drop")
 """Families that do not enter the ranking score."""
@@ -84,7 +86,7 @@ class Leaderboard:
         for row in rows:
             by_model.setdefault(row.model, []).append(row)
         families = tuple(dict.fromkeys(r.family for r in sorted(rows, key=_family_order) if r.family != "clean"))
-        default = {family: default_conditions(family, SUITES[suite].reference_size) for family in families}
+        default = {family: default_conditions(family, SUITES[suite]) for family in families}
         shared = {family: _shared(family, by_model, default[family], images) for family in families}
         standings = [
             _standing(
@@ -177,7 +179,9 @@ class Leaderboard:
         return tabulate(self.cells(), headers=self.header, tablefmt="simple", disable_numparse=True)
 
     def to_markdown(self) -> str:
-        """The leaderboard and, per family, every condition: top-1 by level, area under it, level at half."""
+        """The leaderboard and, per family, every condition: top-1 by level, area under it, level at half; of
+        ImageNet-C's corruptions the corruption errors.
+        """
         from tabulate import tabulate
 
         parts = [
@@ -188,6 +192,8 @@ class Leaderboard:
         ]
         for family in self.families:
             parts += [f"## {family}", self._conditions(family)]
+        if scores := corruption_scores(self.rows):
+            parts += ["## Corruption errors", corruption_error.to_markdown(scores)]
         return "\n\n".join(parts) + "\n"
 
     def _conditions(self, family: str) -> str:
@@ -196,7 +202,7 @@ class Leaderboard:
         names = dict.fromkeys(row.degradation for row in self.rows if row.family == family)
         tables = []
         for name in names:
-            mine = [row for row in self.rows if row.degradation == name]
+            mine = [row for row in self.rows if (row.family, row.degradation) == (family, name)]
             values = sorted({row.level for row in mine})
             header = [
                 "model",
@@ -231,13 +237,10 @@ class Leaderboard:
         return "\n\n".join(tables)
 
 
-def default_conditions(family: str, reference_size: int, full: bool = False) -> set[str]:
-    """Conditions of ``family`` in the default matrix, or in the whole one."""
+def default_conditions(family: str, suite: SuiteEntry, full: bool = False) -> set[str]:
+    """Conditions of ``family`` in the default matrix of ``suite``, or in the whole one."""
     return {
-        f"{kind.name}-{level}"
-        for kind in DEGRADATIONS.values()
-        if kind.family == family
-        for level in levels(kind.name, reference_size, full)
+        f"{kind.name}-{level}" for kind, level in conditions(suite, full or family in RARE) if kind.family == family
     }
 
 
@@ -390,7 +393,7 @@ def _clean(rows: Iterable[ResultRow]) -> ResultRow | None:
 
 
 def _family_order(row: ResultRow) -> int:
-    return list(DEGRADATIONS).index(row.degradation)
+    return [(kind.family, kind.name) for kind in EVERY].index((row.family, row.degradation))
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

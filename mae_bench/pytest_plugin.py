@@ -12,7 +12,9 @@ import json
 import os
 import re
 import secrets
+import time
 from collections.abc import Callable, Generator, Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
@@ -22,8 +24,8 @@ from typing import TYPE_CHECKING, Any, NoReturn, overload
 import pytest
 
 from mae_bench.cells import FAMILIES, GROUPS, Cell, near_name
-from mae_bench.degradations import DEGRADATIONS
-from mae_bench.degradations.ladders import levels
+from mae_bench.degradations import EVERY, Degradation, degradation
+from mae_bench.degradations.ladders import RARE, levels
 from mae_bench.errors import BenchError
 from mae_bench.images import ImageError
 from mae_bench.models import ModelError
@@ -45,7 +47,7 @@ if TYPE_CHECKING:
 
 _MARKS = {
     **{family: f"cells of the {family} family" for family in FAMILIES},
-    **{group: f"ImageNet-C cells of the {group} group" for group in GROUPS},
+    **{group: f"ImageNet-C cells of the {group} group, the extra ones too" for group in GROUPS},
     "representation": "items about what happens inside a model",
     "claims": "claims of the literature, decided from committed results",
 }
@@ -74,7 +76,14 @@ OPTIONS = (
     Option("full", "bool", False, "every level and every training seed"),
     Option("model", "args", [], "add the pretrained timm models whose names match; repeatable", "GLOB"),
     Option("device", "string", "auto", "auto, cpu, cuda or cuda:i", "DEVICE"),
-    Option("dtype", "string", "float32", "of the forward pass", "TYPE", ("float32", "bfloat16", "float16")),
+    Option(
+        "dtype",
+        "string",
+        "auto",
+        "of the forward pass; auto is bfloat16 on a GPU, float32 elsewhere",
+        "TYPE",
+        ("auto", "float32", "bfloat16", "float16"),
+    ),
     Option("batch-size", "string", "auto", "images per forward pass, or auto", "N"),
     Option("seed", "int", 0, "of the degradations", "N"),
     Option("view", "string", "model", "resize and crop of the model, or one for all", "VIEW", ("model", "suite")),
@@ -242,7 +251,7 @@ class Discovery:
 @dataclass
 class Harness:
     """What one pytest session knows of its run: ``collected`` are the ids of its cells, ``represented`` maps models to
-    the conditions whose representation it asks for.
+    the conditions whose representation it asks for, ``lacking`` are families that tests ask for and that have no cells.
     """
 
     config: pytest.Config
@@ -252,6 +261,7 @@ class Harness:
     registry: Registry = field(default_factory=Registry)
     collected: set[str] = field(default_factory=set)
     represented: dict[str, set[str]] = field(default_factory=dict)
+    lacking: set[str] = field(default_factory=set)
     began: bool = False
 
     @classmethod
@@ -397,15 +407,16 @@ class Harness:
     @cached_property
     def executor(self) -> LocalExecutor:
         from mae_bench.evaluate import Settings
-        from mae_bench.executors.local import LocalExecutor, resolved_device
+        from mae_bench.executors.local import LocalExecutor, resolved_device, resolved_dtype
         from mae_bench.store import RunDirectory
 
         limit, batch = self.options["limit"], self.options["batch-size"]
         workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        device = resolved_device(self.options["device"])
         settings = Settings(
-            device=resolved_device(self.options["device"]),
-            dtype=self.options["dtype"],
+            device=device,
+            dtype=resolved_dtype(self.options["dtype"], device),
             batch_size=0 if batch == "auto" else int(batch),
             seed=self.options["seed"],
             limit=self.suite.default_limit if limit is None else limit,
@@ -414,7 +425,15 @@ class Harness:
             jackknife=self.options["full"],
         )
         run = RunDirectory(self.run_path)  # made when the first cell runs
-        return LocalExecutor(self.suite, self.options["data"], settings, run, self.options["resume"], self.represented)
+        return LocalExecutor(
+            self.suite,
+            self.options["data"],
+            settings,
+            run,
+            self.options["resume"],
+            self.represented,
+            Decoding(self.config).report,
+        )
 
     def check_before_run(self) -> None:
         """Whatever would spoil the run and can be seen before its first cell.
@@ -468,8 +487,29 @@ class Harness:
             self.executor.release()
 
 
+class Decoding:
+    """Says on the terminal how far the images of a suite are decoded, past pytest's capture; workers have none."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.terminal: Any = config.pluginmanager.getplugin("terminalreporter")
+        self.capture: Any = config.pluginmanager.getplugin("capturemanager")
+        self.said = time.monotonic()
+
+    def report(self, done: int, total: int) -> None:
+        """A line every few seconds, so that what ends sooner says nothing."""
+        if self.terminal is None or time.monotonic() - self.said < 5:
+            return
+        self.said = time.monotonic()
+        suspended = self.capture.global_and_fixture_disabled() if self.capture is not None else nullcontext()
+        with suspended:
+            self.terminal.ensure_newline()
+            self.terminal.write_line(f"mae_bench: {done:,} of {total:,} images decoded")
+
+
 PARAMETERS = ("mae_bench_cell", "mae_bench_represented", "mae_bench_model", "mae_bench_claim")
 """Hidden fixtures that are parametrized."""
+NO_CELLS = "no_cells"
+"""Id of the one item, deselected, of a test whose families have no cells in this run."""
 NO_EVIDENCE = "no_evidence"
 """Id of the one claim that is collected, and skipped, where there is nothing to decide from."""
 REPRESENTED_FAMILIES = ("clean", "blur", "occlusion", "token_drop")
@@ -552,7 +592,8 @@ class BoundRepresentation(BoundCell):
             harness.load(self.cell.model, self._request)
             executor = harness.executor
             representation = executor.represent(self.cell, self.cell.id in harness.collected)
-            reason = executor.evaluation.not_applicable(self.cell.degradation)
+            kind = degradation(self.cell.degradation, self.cell.level.severity)
+            reason = executor.evaluation.not_applicable(kind)
         except ImageError as error:
             self._end(error)
         except BenchError as error:
@@ -708,8 +749,18 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             metafunc.parametrize("mae_bench_model", ids, indirect=True, ids=ids)
         if "mae_bench_cell" in wanted:
             harness.suite.check(harness.options["data"])
-            ids = [cell.id for entry in models for cell in _cells(entry.name, metafunc.definition, harness)]
-            metafunc.parametrize("mae_bench_cell", ids, indirect=True, ids=ids)
+            kinds = _kinds(metafunc.definition)
+            ladder = [(kind, level) for kind in kinds for level in levels(kind, harness.suite, harness.options["full"])]
+            cells: list[Any] = [
+                pytest.param(Cell(entry.name, kind.name, level).id, marks=[getattr(pytest.mark, m) for m in kind.marks])
+                for entry in models
+                for kind, level in ladder
+            ]
+            if not ladder:
+                harness.lacking.update(kind.family for kind in kinds)
+                cells = [NO_CELLS]
+            ids = [cell if isinstance(cell, str) else str(cell.values[0]) for cell in cells]
+            metafunc.parametrize("mae_bench_cell", cells, indirect=True, ids=ids)
         if "mae_bench_represented" in wanted:
             harness.suite.check(harness.options["data"])
             entries = harness.models(metafunc.definition.path, encoders=True)
@@ -722,27 +773,23 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def _represented(model: str, harness: Harness) -> Iterable[Cell]:
     """Cells whose representation is collected: clean, and of each degradation all levels but the lowest."""
     full = harness.options["full"]
-    for kind in DEGRADATIONS.values():
+    for kind in EVERY:
         if kind.family in REPRESENTED_FAMILIES:
-            ladder = levels(kind.name, harness.suite.reference_size, full)
+            ladder = levels(kind, harness.suite, full)
             for level in ladder if full or kind.family == "clean" else ladder[1:]:
                 yield Cell(model, kind.name, level)
 
 
-def _cells(model: str, definition: pytest.Item, harness: Harness) -> Iterable[Cell]:
-    """Cells of ``model`` in the families that the test's marks name."""
+def _kinds(definition: pytest.Item) -> list[Degradation]:
+    """Degradations of the families that a test's marks name, or where they name none of the groups."""
     marks = [mark.name for mark in definition.iter_markers()]
     families = [family for family in FAMILIES if family in marks]
-    if not families:
-        near = [mark for mark in marks if difflib.get_close_matches(mark, FAMILIES)]
-        hint = near_name(near[0], FAMILIES) if near else f"families are {', '.join(FAMILIES)}"
+    groups = [group for group in GROUPS if group in marks]
+    if not families and not groups:
+        near = [mark for mark in marks if difflib.get_close_matches(mark, (*FAMILIES, *GROUPS))]
+        hint = near_name(near[0], (*FAMILIES, *GROUPS)) if near else f"families are {', '.join(FAMILIES)}"
         raise BenchError(f"{definition.name} asks for `cell` but carries no family mark: {hint}")
-    kinds = [kind for kind in DEGRADATIONS.values() if kind.family in families]
-    if not kinds:
-        raise BenchError(f"{definition.name}: no degradation of the family {', '.join(families)} exists")
-    for kind in kinds:
-        for level in levels(kind.name, harness.suite.reference_size, harness.options["full"]):
-            yield Cell(model, kind.name, level)
+    return [kind for kind in EVERY if kind.family in families or (not families and kind.group in groups)]
 
 
 class Order:
@@ -753,6 +800,10 @@ class Order:
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> Generator[None, None, None]:
         yield
+        without = [item for item in items if _params_of(item).get("mae_bench_cell") == NO_CELLS]
+        if without:
+            items[:] = [item for item in items if item not in without]
+            without[0].config.hook.pytest_deselected(items=without)
         groups: dict[object, list[pytest.Item]] = {}
         for item in items:
             groups.setdefault(_model_of(item) or item, []).append(item)
@@ -765,11 +816,22 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     session.config.pluginmanager.register(Order(), "mae_bench_order")
 
 
+def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
+    """Which families were asked for and have no cells, and what would give them some."""
+    harness = config.stash[HARNESS]
+    rare = sorted(harness.lacking & set(RARE)) if not harness.suite.stored else []
+    never = sorted(harness.lacking - set(rare))
+    lines = [f"mae_bench: cells of {', '.join(rare)} are collected with --mae-full"] if rare else []
+    if never:
+        lines.append(f"mae_bench: suite {harness.suite.name} has no cells of {', '.join(never)}")
+    return lines
+
+
 def pytest_collection_finish(session: pytest.Session) -> None:
     config = session.config
     harness = config.stash[HARNESS]
     for item in session.items:
-        params: dict[str, Any] = item.callspec.params if hasattr(item, "callspec") else {}
+        params = _params_of(item)
         if "mae_bench_cell" in params:
             harness.collected.add(params["mae_bench_cell"])
         if "mae_bench_represented" in params:
@@ -812,9 +874,13 @@ def _said(report: pytest.TestReport, key: str) -> dict[str, Any]:
     return said
 
 
+def _params_of(item: pytest.Item) -> dict[str, Any]:
+    return item.callspec.params if hasattr(item, "callspec") else {}
+
+
 def _model_of(item: pytest.Item) -> str | None:
     """Name of the model that ``item`` evaluates."""
-    params: dict[str, Any] = item.callspec.params if hasattr(item, "callspec") else {}
+    params = _params_of(item)
     cell_id = params.get("mae_bench_cell", params.get("mae_bench_represented"))
     return params.get("mae_bench_model") if cell_id is None else Cell.parse(cell_id).model
 
@@ -951,8 +1017,8 @@ class Gate:
         harness = self.harness
         path = harness.baseline_path
         assert path is not None
-        full, size = harness.options["full"], harness.suite.reference_size
-        expected = {(r.row.model, r.row.family): default_conditions(r.row.family, size, full) for r in results}
+        full = harness.options["full"]
+        expected = {(r.row.model, r.row.family): default_conditions(r.row.family, harness.suite, full) for r in results}
         replacement, put_in, refused = updated(harness.baseline, path, results, expected, images)
         save(replacement)
         baseline = Baseline.load(path, harness.suite.name)  # as anyone will read it, to the digits on disk

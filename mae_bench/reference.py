@@ -17,6 +17,11 @@ from mae_bench.models.taps import Features
 Key = tuple[int, str]
 
 
+def to_device(values: Tensor, device: torch.device) -> Tensor:
+    """``values`` on ``device``; a GPU is sent them from pinned memory, without waiting for it."""
+    return values if device.type != "cuda" else values.pin_memory().to(device, non_blocking=True)
+
+
 @dataclass(frozen=True)
 class CleanSide:
     """What the images of a block are compared with: their clean ``tokens``, what was ``active`` in their heads, and the
@@ -58,6 +63,7 @@ class Reference:
         self._tokens: dict[Key, np.memmap] = {}
         self._active: dict[Key, np.memmap] = {}
         self._probe_heads: dict[Key, np.memmap] = {}
+        self._sent: dict[tuple[str, int, str], Tensor] = {}
         folder.mkdir(parents=True)
 
     def in_probe(self, start: int) -> bool:
@@ -84,9 +90,9 @@ class Reference:
         device = next(iter([*features.tokens.values(), *features.heads.values()]), torch.empty(0)).device
         known = [key for key in features.tokens if key not in self.constant]
         return CleanSide(
-            {key: self.tokens(key, start, stop).to(device) for key in known},
-            {key: self.active(key, start, stop).to(device) for key in features.heads},
-            {key: self.centers[key].to(device) for key in known},
+            {key: to_device(self.tokens(key, start, stop), device) for key in known},
+            {key: to_device(self.active(key, start, stop), device) for key in features.heads},
+            {key: self.center(key, device) for key in known},
         )
 
     def side_of_kept(self, features: Features, hidden: Tensor) -> CleanSide:
@@ -94,16 +100,27 @@ class Reference:
         ones, already restricted to the kept tokens.
         """
         known = [key for key in features.tokens if key not in self.constant]
-        centers = {key: self.centers[key].to(hidden.device) for key in known if key in self.centers}
+        centers = {key: self.center(key, hidden.device) for key in known if key in self.centers}
         for key in known:
             if key[1] == "patch":  # centred per position
                 center = centers[key].expand(len(hidden), *centers[key].shape)
                 centers[key] = center[~hidden].reshape(len(hidden), -1, center.shape[-1])
         active = {
-            key: retention.active(values, self.thresholds[key].to(hidden.device))
-            for key, values in features.heads.items()
+            key: retention.active(values, self.threshold(key, hidden.device)) for key, values in features.heads.items()
         }
         return CleanSide({key: features.tokens[key] for key in known}, active, centers)
+
+    def center(self, key: Key, device: torch.device) -> Tensor:
+        """The clean mean of a layer and kind, sent to ``device`` once."""
+        if ("center", *key) not in self._sent:
+            self._sent["center", *key] = to_device(self.centers[key], device)
+        return self._sent["center", *key]
+
+    def threshold(self, key: Key, device: torch.device) -> Tensor:
+        """The thresholds of the heads of a block and kind, sent to ``device`` once."""
+        if ("threshold", *key) not in self._sent:
+            self._sent["threshold", *key] = to_device(self.thresholds[key], device)
+        return self._sent["threshold", *key]
 
     def tokens(self, key: Key, start: int, stop: int) -> Tensor:
         return torch.from_numpy(np.array(self._tokens[key][start:stop]))

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mae_bench.cells import Level
-from mae_bench.degradations import DEGRADATIONS
-from mae_bench.degradations.ladders import levels
+from mae_bench.degradations import ladders
 from mae_bench.errors import BenchError
 from mae_bench.evaluate import Evaluation, Settings
 from mae_bench.evidence import Trajectories
@@ -27,9 +26,7 @@ _NAME = re.compile(r"(?P<model>.+)@(?P<share>[01]\.\d)")
 
 def conditions(suite: Suite) -> list[tuple[str, Level]]:
     """Degradations and levels of the default matrix that checkpoints are evaluated under."""
-    size = suite.entry.reference_size
-    kinds = [kind.name for kind in DEGRADATIONS.values() if kind.family in FAMILIES]
-    return [(name, level) for name in kinds for level in levels(name, size)]
+    return [(kind.name, level) for kind, level in ladders.conditions(suite.entry) if kind.family in FAMILIES]
 
 
 def evaluated(

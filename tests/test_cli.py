@@ -195,12 +195,12 @@ def test_options_reach_the_training(
 def test_degradations_are_listed_and_shown(tmp_path: Path) -> None:
     from PIL import Image
 
-    from mae_bench.degradations import DEGRADATIONS
+    from mae_bench.degradations import EVERY
 
     result = run("degradations", "--preview", tmp_path / "new" / "strip.png", "--position", 3)
     assert result.exit_code == 0, result.stderr
-    listed = {line.split()[0] for line in result.stdout.splitlines()[2:-1]}
-    assert listed == DEGRADATIONS.keys() - {"clean"}
+    listed = [tuple(line.split()[:2]) for line in result.stdout.splitlines()[2:-1]]
+    assert listed == [(kind.name, kind.family) for kind in EVERY if kind.family != "clean"]
     with Image.open(tmp_path / "new" / "strip.png") as image:
         assert min(image.size) > 500
         assert len(image.convert("L").getcolors(256) or ()) > 50

@@ -28,7 +28,7 @@ from mae_bench.models.pool import LoadedModel, Pool
 from mae_bench.models.registry import ModelEntry
 from mae_bench.models.taps import KINDS
 from mae_bench.rows import IDENTITY, ResultRow, identity_difference
-from mae_bench.suites import Suite, SuiteError
+from mae_bench.suites import LabelMap, StoredImages, Suite, SuiteError
 
 Build = Callable[..., Any]
 
@@ -693,7 +693,7 @@ def test_a_colour_suite_fits_a_colour_model(evaluate: Build, random_suite: Build
         ("random_patch", Level(1.5)),
         ("random_patch", Level(-0.1)),
         ("random_patch", Level(math.nan)),
-        ("random_patch", Level(3, severity=True)),
+        ("snow", Level(5.5, severity=True)),
         ("gaussian_blur", Level(-1.0)),
         ("gaussian_blur", Level(math.inf)),
         ("clean", Level(0.5)),
@@ -703,6 +703,110 @@ def test_a_colour_suite_fits_a_colour_model(evaluate: Build, random_suite: Build
 def test_a_level_outside_the_domain_is_refused(vit_cells: Evaluation, name: str, level: Level) -> None:
     with pytest.raises(ValueError, match=f"{name}: level {level} is outside its domain"):
         vit_cells.run(name, level)
+
+
+class RunsOutOfMemory(nn.Module):
+    """Takes no more than ``room`` images at once, as a GPU does."""
+
+    def __init__(self, module: nn.Module, room: int) -> None:
+        super().__init__()
+        self.module, self.room, self.sizes = module, room, list[int]()
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.sizes.append(len(images))
+        if len(images) > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        logits: Tensor = self.module(images)
+        return logits
+
+
+@pytest.mark.parametrize(("batch_size", "fits"), [(64, 16), (256, 32), (512, 64)])
+def test_a_batch_too_large_for_memory_is_halved_and_the_row_says_so(
+    evaluate: Build, suite: Suite, batch_size: int, fits: int
+) -> None:
+    network = RunsOutOfMemory(linear(), 600)
+    cells = evaluate(suite, loaded(network), batch_size=batch_size)
+    whole = cells.run(*HALF)
+    network.room = fits + 5
+    again = evaluate(suite, loaded(network), batch_size=batch_size)
+    halved = again.run(*HALF)
+    assert halved.row.batch_size == again.clean.row.batch_size == fits
+    assert max(network.sizes[-20:]) <= fits
+    assert (halved.prediction == whole.prediction).all()
+    assert halved.row.top1 == whole.row.top1
+
+
+def test_a_model_for_which_one_image_is_too_much_is_refused(evaluate: Build, suite: Suite) -> None:
+    model = loaded(RunsOutOfMemory(linear(), 2))
+    model.classifier.module.room = 0
+    with pytest.raises(EvaluationError, match="no memory left for a forward pass of a single image"):
+        evaluate(suite, model).run(*HALF)
+
+
+def test_salient_patches_are_hidden_by_the_reference_model_alone(
+    evaluate: Build, suite: Suite, vit: LoadedModel, small_vit: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many images as the sample holds, or none, see the same patches hidden, whatever the model under test."""
+    seer = Classifier(small_vit(patch_size=4, num_classes=0), mean=(0.4,), std=(0.3,), input_size=(1, 28, 28))
+    monkeypatch.setattr("mae_bench.models.checkpoints.pretrained", lambda name, **_: {"seer": seer}[name])
+    seen = replace(suite, entry=replace(suite.entry, salience="seer"))
+    level = Level(0.5)
+    cells, other = evaluate(seen, vit), evaluate(seen, loaded(linear()), batch_size=17)
+    top, bottom = (cells.degraded(name, level, 100, 400) for name in ("salient", "nonsalient"))
+    torch.testing.assert_close(
+        top, torch.cat([other.degraded("salient", level, i, i + 50) for i in range(100, 400, 50)])
+    )
+    clean = cells.degraded("clean", Level(0.0), 100, 400)
+    hidden = [(part == 0).all(1) for part in (top, bottom)]
+    assert not (hidden[0] & hidden[1]).any()
+    assert (hidden[0] | hidden[1]).all()
+    assert torch.equal(top.where(~hidden[0][:, None], clean), clean.where(~hidden[0][:, None], clean))
+    # half of the attention falls on fewer patches where they are the most attended to
+    assert hidden[0].float().mean() < hidden[1].float().mean()
+    assert cells.run("salient", level).row.unit == "fraction of attention"
+
+
+def test_published_degraded_images_are_read_and_not_made(evaluate: Build, suite: Suite, vit: LoadedModel) -> None:
+    from PIL import ImageOps
+
+    asked = []
+
+    def stored(name: str, severity: int) -> StoredImages:
+        asked.append((name, severity))
+        return StoredImages(f"{name} {severity}", lambda position: ImageOps.invert(suite.read(position)))
+
+    entry = replace(suite.entry, stored=("imagenet_c", "c_extra"))
+    cells = evaluate(replace(suite, entry=entry, stored=stored), vit)
+    level = Level(4.0, severity=True)
+    clean, read = cells.degraded("clean", Level(0.0), 0, 300), cells.degraded("fog", level, 0, 300)
+    # resizing rounds, in each of its two passes
+    assert float((read - (1 - clean)).abs().max()) <= 2.01 / 255
+    assert cells.run("fog", level).row.condition == "fog-s4"
+    assert set(asked) == {("fog", 4)}
+
+
+def test_a_model_chooses_among_the_classes_of_a_masked_suite(evaluate: Build, suite: Suite) -> None:
+    network = linear(outputs=12)
+    mapped = replace(suite)
+    label_map = LabelMap("eight of twelve", (1, 2, 4, 5, 7, 8, 10, 11), masked=True)
+    object.__setattr__(mapped, "label_map", lambda *_: label_map)
+    cells = evaluate(mapped, loaded(network))
+    alone = evaluate(suite, loaded(Among(network, label_map.outputs)))
+    assert (cells.run(*HALF).prediction == alone.run(*HALF).prediction).all()
+    assert cells.clean.prediction.min() >= 0
+    assert cells.clean.row.top1 == alone.clean.row.top1
+
+
+class Among(nn.Module):
+    """Some of the outputs of a network."""
+
+    def __init__(self, module: nn.Module, outputs: tuple[int, ...]) -> None:
+        super().__init__()
+        self.module, self.outputs = module, list(outputs)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.module(images)[:, self.outputs]
+        return logits
 
 
 def test_an_unknown_degradation_is_answered_with_the_nearest(vit_cells: Evaluation) -> None:

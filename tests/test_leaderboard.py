@@ -19,7 +19,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import mae_bench.leaderboard
-from mae_bench.degradations import DEGRADATIONS
+from mae_bench.cells import Level
+from mae_bench.degradations import DEGRADATIONS, Degradation
+from mae_bench.degradations.ladders import levels
 from mae_bench.evaluate import CellResult
 from mae_bench.leaderboard import (
     Leaderboard,
@@ -32,6 +34,7 @@ from mae_bench.leaderboard import (
     tied_with_leader,
 )
 from mae_bench.store import Outcomes
+from mae_bench.suites import SUITES
 
 LAW = settings(max_examples=100, derandomize=True)
 MakeResult = Callable[..., CellResult]
@@ -45,8 +48,18 @@ OCCLUSION = ("stripes-0.10", "stripes-0.50", "stripes-0.90")
 @pytest.fixture(autouse=True)
 def small_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two families of one degradation at three levels each can be worked out by hand."""
-    few = {name: DEGRADATIONS[name] for name in SMALL}
-    monkeypatch.setattr(mae_bench.leaderboard, "DEGRADATIONS", few)
+    few_kinds(monkeypatch, SMALL)
+
+
+def few_kinds(monkeypatch: pytest.MonkeyPatch, names: Sequence[str]) -> None:
+    """A matrix of the degradations of these names alone."""
+    kept = [(kind, level) for name in names for kind, level in every_condition(DEGRADATIONS[name])]
+    full = [(kind, level) for name in names for kind, level in every_condition(DEGRADATIONS[name], full=True)]
+    monkeypatch.setattr(mae_bench.leaderboard, "conditions", lambda _, all_of_them=False: full if all_of_them else kept)
+
+
+def every_condition(kind: Degradation, full: bool = False) -> list[tuple[Degradation, Level]]:
+    return [(kind, level) for level in levels(kind, SUITES["fashion_mnist"], full)]
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -296,9 +309,8 @@ def test_family_that_a_model_cannot_have_does_not_make_it_partial(
     board: Callable[..., Leaderboard], cell_result: MakeResult, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It counts as complete, and has no mean."""
-    few = {name: DEGRADATIONS[name] for name in (*SMALL, "token_drop")}
-    monkeypatch.setattr(mae_bench.leaderboard, "DEGRADATIONS", few)
-    drops = default_conditions("token_drop", 28)
+    few_kinds(monkeypatch, (*SMALL, "token_drop"))
+    drops = default_conditions("token_drop", SUITES["fashion_mnist"])
     assert len(drops) == 3
     can, cannot, *_ = THREE
     rows = list(board(THREE).rows)
@@ -317,9 +329,19 @@ def test_family_that_a_model_cannot_have_does_not_make_it_partial(
 
 
 def test_default_matrix_and_whole_matrix_are_those_of_the_ladders() -> None:
-    assert default_conditions("blur", 28) == set(BLUR)
-    assert default_conditions("blur", 28, full=True) == {*BLUR, "box_blur-3.50", "box_blur-7.00"}
-    assert default_conditions("clean", 28) == {"clean-0.00"}
+    suite = SUITES["fashion_mnist"]
+    assert default_conditions("blur", suite) == set(BLUR)
+    assert default_conditions("blur", suite, full=True) == {*BLUR, "box_blur-3.50", "box_blur-7.00"}
+    assert default_conditions("clean", suite) == {"clean-0.00"}
+
+
+def test_a_family_of_full_runs_is_complete_with_all_its_levels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    suite = SUITES["fashion_mnist"]
+    assert len(default_conditions("geometry", suite)) == 3 * 5
+    assert len(default_conditions("cbar", suite)) == 10 * 5
+    assert len(default_conditions("imagenet_c", suite)) == 15
+    assert len(default_conditions("imagenet_c", suite, full=True)) == 75
 
 
 # --------------------------------------------------------------------------- scores, intervals, ties

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from mae_bench.randomness import philox, random_uniform, random_words
+from mae_bench import randomness
+from mae_bench.randomness import philox, random_normal, random_uniform, random_words
 
 LAW = settings(max_examples=40, deadline=None, derandomize=True)
 
@@ -80,6 +81,19 @@ def test_words_are_a_function_of_seed_stream_image_and_position(
 
 @LAW
 @given(st.lists(keys64, min_size=1, max_size=8), st.integers(1, 9), seeds, st.data())
+def test_normal_numbers_do_not_depend_on_batch_or_order(
+    keys: list[int], count: int, seed: int, data: st.DataObject
+) -> None:
+    whole = random_normal(torch.tensor(keys), count, seed, "stream")
+    order = data.draw(st.permutations(range(len(keys))))
+    cut = data.draw(st.integers(1, len(keys)))
+    shuffled = torch.tensor(keys)[order]
+    parts = [random_normal(part, count, seed, "stream") for part in shuffled.split(cut)]
+    assert torch.equal(torch.cat(parts), whole[order])
+
+
+@LAW
+@given(st.lists(keys64, min_size=1, max_size=8), st.integers(1, 9), seeds, st.data())
 def test_words_do_not_depend_on_batch_or_order(keys: list[int], count: int, seed: int, data: st.DataObject) -> None:
     whole = random_words(torch.tensor(keys), count, seed, "stream")
     order = data.draw(st.permutations(range(len(keys))))
@@ -91,10 +105,11 @@ def test_words_do_not_depend_on_batch_or_order(keys: list[int], count: int, seed
 
 @LAW
 @given(st.lists(keys64, min_size=1, max_size=3), st.integers(1, 9), st.integers(0, 9), seeds)
-def test_more_words_begin_with_fewer(keys: list[int], count: int, more: int, seed: int) -> None:
-    few = random_words(torch.tensor(keys), count, seed, "stream")
-    many = random_words(torch.tensor(keys), count + more, seed, "stream")
-    assert torch.equal(many[:, :count], few)
+def test_more_numbers_begin_with_fewer(keys: list[int], count: int, more: int, seed: int) -> None:
+    for draw in (random_words, random_normal):
+        few = draw(torch.tensor(keys), count, seed, "stream")
+        many = draw(torch.tensor(keys), count + more, seed, "stream")
+        assert torch.equal(many[:, :count], few)
 
 
 @LAW
@@ -107,13 +122,40 @@ def test_uniform_numbers_are_the_upper_24_bits_exactly(keys: list[int], count: i
     assert uniform.dtype == torch.float32
 
 
+def box_muller(first: int, second: int) -> tuple[float, float]:
+    """Two normal numbers from two words: a point whose squared radius is exponential and whose angle is uniform."""
+    radius = math.sqrt(-2 * math.log((first + 1) / 2**32))
+    angle = 2 * math.pi * second / 2**32
+    return radius * math.cos(angle), radius * math.sin(angle)
+
+
+@LAW
+@given(st.lists(keys64, min_size=1, max_size=5), st.integers(1, 13), seeds, streams)
+def test_normal_numbers_are_those_of_box_and_muller(keys: list[int], count: int, seed: int, stream: str) -> None:
+    normals = random_normal(torch.tensor(keys), count, seed, stream)
+    for found, key in zip(normals, keys, strict=True):
+        words = slow_words(key, count + count % 2, seed, stream)
+        expected = [number for pair in zip(words[::2], words[1::2], strict=True) for number in box_muller(*pair)]
+        # half a unit in the last place of float32, or what is left of a sine near its zero in float64
+        assert found.tolist() == pytest.approx(expected[:count], rel=1e-7, abs=1e-14)
+    assert normals.dtype == torch.float32
+
+
+def test_normal_numbers_are_finite_at_either_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    ends = torch.tensor([[0, 0, 0, 2**31, 2**32 - 1, 0, 2**32 - 1, 2**32 - 1]])
+    monkeypatch.setattr(randomness, "random_words", lambda *_: ends)
+    normals = random_normal(one(0), 8, 0, "stream")[0].tolist()
+    farthest = math.sqrt(64 * math.log(2))
+    assert normals == pytest.approx([farthest, 0, -farthest, 0, 0, 0, 0, 0], rel=1e-7, abs=1e-14)
+
+
 def test_empty_batch_has_no_words() -> None:
     assert random_words(torch.zeros(0, dtype=torch.int64), 5, 0, "stream").shape == (0, 5)
 
 
 @pytest.mark.parametrize("seed", [-1, 2**32, 2**40])
 def test_seed_that_does_not_fit_is_refused(seed: int) -> None:
-    for draw in (random_words, random_uniform):
+    for draw in (random_words, random_uniform, random_normal):
         with pytest.raises(ValueError, match=rf"seed {seed} is outside 0..4294967295"):
             draw(one(1), 4, seed, "stream")
 
@@ -135,6 +177,21 @@ def test_numbers_are_uniform_over_positions_and_over_images(keys: torch.Tensor, 
     # over images at one position: what a mask draws from
     over_images = random_uniform(torch.cat([keys * 64 + i for i in range(64)]), 1, seed, "uniformity").numpy()
     assert stats.kstest(over_images.ravel().astype(np.float64), "uniform").pvalue > ALPHA
+
+
+@pytest.mark.parametrize("keys", [CONTENT_KEYS, NEIGHBOURING_KEYS], ids=["content", "neighbouring"])
+@pytest.mark.parametrize("seed", [0, 1, 2**32 - 1])
+def test_normal_numbers_are_normal_over_positions_and_over_images(keys: torch.Tensor, seed: int) -> None:
+    normals = random_normal(keys, 1024, seed, "normality").double().numpy().ravel()
+    assert stats.kstest(normals, "norm").pvalue > ALPHA
+    over_images = random_normal(torch.cat([keys * 64 + i for i in range(64)]), 2, seed, "normality").double().numpy()
+    for numbers in over_images.T:
+        assert stats.kstest(numbers, "norm").pvalue > ALPHA
+    # four standard errors of the first four moments, and the share beyond three and four deviations
+    for power, moment, variance in ((1, 0, 1), (2, 1, 2), (3, 0, 15), (4, 3, 96)):
+        assert (normals**power).mean() == pytest.approx(moment, abs=4 * math.sqrt(variance / len(normals)))
+    for bound in (3, 4):
+        assert stats.binomtest(int((abs(normals) > bound).sum()), len(normals), 2 * stats.norm.sf(bound)).pvalue > ALPHA
 
 
 @pytest.mark.parametrize("bit", range(0, 32, 5))
@@ -164,6 +221,15 @@ def test_images_and_positions_are_independent() -> None:
     assert correlation_is_chance(uniform[:-1], uniform[1:])
     assert correlation_is_chance(uniform[:, :-1], uniform[:, 1:])
     assert correlation_is_chance(uniform[:, :-4], uniform[:, 4:])
+
+
+def test_normal_numbers_of_a_pair_are_independent() -> None:
+    normals = random_normal(NEIGHBOURING_KEYS, 1024, 0, "stream")
+    cosines, sines = normals[:, 0::2], normals[:, 1::2]
+    assert correlation_is_chance(cosines, sines)
+    # they share a radius, which shows in their size unless the radius is that of a normal point
+    assert correlation_is_chance(cosines.square(), sines.square())
+    assert correlation_is_chance(normals[:-1], normals[1:])
 
 
 @LAW

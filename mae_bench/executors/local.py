@@ -20,7 +20,7 @@ import torch
 
 from mae_bench.cells import Cell
 from mae_bench.errors import BenchError
-from mae_bench.evaluate import CellResult, Evaluation, Settings
+from mae_bench.evaluate import CellResult, Evaluation, Progress, Settings
 from mae_bench.models.pool import LoadedModel, Pool
 from mae_bench.models.registry import ModelEntry
 from mae_bench.representation import Representation
@@ -29,6 +29,17 @@ from mae_bench.store import RunDirectory, write_atomically
 from mae_bench.suites import Suite, SuiteEntry
 
 Build = Callable[[], object]
+
+
+def resolved_dtype(name: str, device: str) -> str:
+    """The number format that ``auto`` stands for on ``device``: half the bytes on a GPU, whose tensor cores want them.
+
+    >>> resolved_dtype("auto", "cuda:0"), resolved_dtype("auto", "cpu"), resolved_dtype("float32", "cuda:0")
+    ('bfloat16', 'float32', 'float32')
+    """
+    if name != "auto":
+        return name
+    return "bfloat16" if device.startswith("cuda") else "float32"
 
 
 def resolved_device(name: str) -> str:
@@ -52,7 +63,7 @@ def resolved_device(name: str) -> str:
 
 class LocalExecutor:
     """Runs cells of one suite into one run directory. ``represented`` maps models to the conditions whose
-    representation will be asked for.
+    representation will be asked for; ``progress`` is told how many images are decoded, and of how many.
     """
 
     def __init__(
@@ -63,6 +74,7 @@ class LocalExecutor:
         run: RunDirectory,
         resume: bool,
         represented: Mapping[str, Collection[str]] | None = None,
+        progress: Progress | None = None,
     ) -> None:
         self.entry = entry
         self.data = data
@@ -72,6 +84,7 @@ class LocalExecutor:
         self.pool = Pool(settings.device)
         self._evaluation: Evaluation | None = None
         self.represented = represented or {}
+        self.progress = progress
         self._clean_written = False
         self._finished: set[str] = set()
         torch.set_num_threads(settings.threads)
@@ -118,7 +131,9 @@ class LocalExecutor:
             self._clean_written = False
             model = self.pool.model
             represented = self.represented.get(model.entry.name, ())
-            self._evaluation = Evaluation(self.suite, model, self.settings, run.scratch, run.run_id, represented)
+            self._evaluation = Evaluation(
+                self.suite, model, self.settings, run.scratch, run.run_id, represented, self.progress
+            )
             run.write_model(model)
         return self._evaluation
 

@@ -32,10 +32,10 @@ def alignment_scores(clean: Tensor, degraded: Tensor, center: Tensor) -> dict[st
     }
 
 
-def alignment_sums(clean: Tensor, degraded: Tensor, center: Tensor) -> dict[str, float]:
-    """Sums over the images of a block; (B, P, D) tokens are averaged within an image after scoring."""
+def alignment_sums(clean: Tensor, degraded: Tensor, center: Tensor) -> dict[str, Tensor]:
+    """Sums (float64) over the images of a block; (B, P, D) tokens are averaged within an image after scoring."""
     return {
-        name: float(score.flatten(1).mean(1).double().sum() if score.ndim > 1 else score.double().sum())
+        name: score.flatten(1).mean(1).double().sum() if score.ndim > 1 else score.double().sum()
         for name, score in alignment_scores(clean, degraded, center).items()
     }
 

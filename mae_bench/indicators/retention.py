@@ -31,15 +31,14 @@ def active(outputs: Tensor, threshold: Tensor) -> Tensor:
     return outputs.abs() > threshold[:, None]
 
 
-def retention_sums(clean: Tensor, degraded: Tensor) -> dict[str, np.ndarray]:
+def retention_sums(clean: Tensor, degraded: Tensor) -> dict[str, Tensor | float]:
     """Counts per head and feature, (heads, d), over images (and patches) of ``active`` features (..., heads, d)."""
 
-    def count(mask: Tensor) -> np.ndarray:
-        return mask.reshape(-1, *mask.shape[-2:]).sum(0).double().cpu().numpy()
+    def count(mask: Tensor) -> Tensor:
+        return mask.reshape(-1, *mask.shape[-2:]).sum(0).double()
 
-    observations = float(np.prod(clean.shape[:-2]))
     return {
-        "observations": np.asarray(observations),
+        "observations": float(np.prod(clean.shape[:-2])),
         "overlap": count(clean & degraded),
         "clean": count(clean),
         "degraded": count(degraded),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -80,7 +79,7 @@ def test_of_five_classes_every_one_is_among_the_top_five() -> None:
 def test_a_prediction_is_a_hit_exactly_when_it_is_the_target(batch: tuple[Rows, list[int]]) -> None:
     rows, targets = batch
     measured = outcomes(torch.tensor(rows), torch.tensor(targets))
-    assert (measured.hit == (measured.prediction == np.array(targets))).all()
+    assert (measured.hit == (measured.prediction == torch.tensor(targets))).all()
     assert (measured.hit <= measured.top5).all()
 
 
@@ -98,7 +97,28 @@ def test_an_image_s_outcome_does_not_depend_on_the_others() -> None:
     for i in range(20):
         alone = outcomes(logits[i : i + 1], targets[i : i + 1])
         for name in ("prediction", "hit", "top5", "nll", "confidence", "margin"):
-            assert getattr(alone, name)[0] == pytest.approx(getattr(together, name)[i], rel=1e-12, abs=1e-12)
+            one, among_others = getattr(alone, name)[0].item(), getattr(together, name)[i].item()
+            assert one == pytest.approx(among_others, rel=1e-12, abs=1e-12)
+
+
+def test_a_choice_among_some_outputs_is_that_of_a_model_without_the_others() -> None:
+    logits = torch.randn(50, 12, generator=torch.Generator().manual_seed(0)) * 3
+    kept = torch.tensor([1, 2, 4, 5, 7, 8, 10, 11])
+    among = torch.zeros(12, dtype=torch.bool)
+    among[kept] = True
+    place = torch.arange(50) % 8
+    masked, alone = outcomes(logits, kept[place], among), outcomes(logits[:, kept], place)
+    assert torch.equal(masked.prediction, kept[alone.prediction])
+    for name in ("hit", "top5", "nll", "confidence", "margin"):
+        torch.testing.assert_close(getattr(masked, name), getattr(alone, name))
+    assert not torch.equal(masked.prediction, outcomes(logits, kept[place]).prediction)
+
+
+def test_an_output_that_is_not_finite_is_told_though_it_cannot_be_chosen() -> None:
+    logits = torch.zeros(2, 3)
+    logits[1, 2] = torch.nan
+    found = outcomes(logits, torch.tensor([0, 0]), torch.tensor([True, True, False]))
+    assert found.finite.tolist() == [True, False]
 
 
 @given(batches(), st.data())
@@ -106,7 +126,7 @@ def test_sums_are_those_of_a_loop_over_images(batch: tuple[Rows, list[int]], dat
     rows, targets = batch
     clean = data.draw(st.lists(st.integers(0, len(rows[0]) - 1), min_size=len(rows), max_size=len(rows)))
     near_tie = data.draw(st.sampled_from([1e-4, 0.5, 2.0]))
-    sums = accuracy_sums(outcomes(torch.tensor(rows), torch.tensor(targets)), np.array(clean), near_tie)
+    sums = accuracy_sums(outcomes(torch.tensor(rows), torch.tensor(targets)), torch.tensor(clean), near_tie)
     expected = {"images": 0.0, "hits": 0.0, "top5": 0.0, "nll": 0.0, "flips": 0.0, "near_ties": 0.0}
     for image, before in zip(by_hand(rows, targets), clean, strict=True):
         expected["images"] += 1
@@ -138,7 +158,7 @@ def test_shards_merge_to_the_whole(count: int, data: st.DataObject) -> None:
     for block in range(count):
         logits = torch.randn(16, 6, generator=generator) * 4
         found = outcomes(logits, torch.randint(6, (16,), generator=generator))
-        sums = accuracy_sums(found, np.zeros(16, dtype=np.int64))
+        sums = accuracy_sums(found, torch.zeros(16, dtype=torch.int64))
         whole.update(block, sums)
         shards[data.draw(st.integers(0, 1))].update(block, sums)
     merged = BlockSums()

@@ -1,0 +1,84 @@
+"""Noises of ImageNet-C: Gaussian, shot and impulse noise and, of the four extra corruptions, speckle noise.
+
+Images are (B, C, H, W) in [0, 1]; computation is in float32 and the dtype is kept. The random numbers, one per pixel
+and channel, are a function of the image's key and the seed alone; those of one image are the same at every severity.
+Source: Hendrycks and Dietterich 2019, arXiv 1903.12261, and the code that made the set.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from mae_bench.degradations import Setting
+from mae_bench.randomness import random_normal, random_uniform, random_words
+
+
+def corrupt(name: str, images: Tensor, parameters: tuple[float, ...], setting: Setting) -> Tensor:
+    """Noise ``name`` with the only one of the ``parameters`` of a severity."""
+    (amount,) = parameters
+    pixels = images.float()
+    drawn = (setting.keys, images.shape[1:].numel(), setting.seed, name)
+    if name == "shot_noise":
+        uniform = random_words(*drawn).double() * 2.0**-32
+        noisy = shot_noise(pixels, amount, uniform.view(images.shape))
+    elif name == "impulse_noise":
+        noisy = impulse_noise(pixels, amount, random_uniform(*drawn).view(images.shape))
+    else:
+        noise = gaussian_noise if name == "gaussian_noise" else speckle_noise
+        noisy = noise(pixels, amount, random_normal(*drawn).view(images.shape))
+    return noisy.clamp(0, 1).to(images.dtype)
+
+
+def gaussian_noise(images: Tensor, sigma: float, normals: Tensor) -> Tensor:
+    """``images`` plus ``sigma`` times standard ``normals`` of their shape; may leave [0, 1]."""
+    return images + sigma * normals
+
+
+def speckle_noise(images: Tensor, sigma: float, normals: Tensor) -> Tensor:
+    """``images`` plus ``sigma`` times standard ``normals`` of their shape, in proportion to how bright a pixel is; may
+    leave [0, 1].
+    """
+    return images + images * (sigma * normals)
+
+
+def impulse_noise(images: Tensor, amount: float, uniform: Tensor) -> Tensor:
+    """``images`` with a share of ``amount`` of the values turned to 0 (pepper) or 1 (salt), each half of the time and
+    in each channel by itself, where the ``uniform`` numbers of their shape, in [0, 1), are lowest and highest.
+
+    >>> impulse_noise(torch.full((4,), 0.5), 0.5, torch.tensor([0.1, 0.3, 0.7, 0.8]))
+    tensor([0.0000, 0.5000, 0.5000, 1.0000])
+    """
+    salted = torch.where(uniform >= 1 - amount / 2, 1.0, images)
+    return torch.where(uniform < amount / 2, 0.0, salted)
+
+
+def shot_noise(images: Tensor, photons: float, uniform: Tensor) -> Tensor:
+    """What a sensor counts that expects ``photons`` from a white pixel, divided by that number. A count is a Poisson
+    number: the smallest whose distribution function exceeds the float64 ``uniform`` number in [0, 1) of its place.
+    ``images`` are read in 8 bits, as the published ones were; the result may exceed 1.
+
+    >>> shot_noise(torch.tensor([0.0, 1.0, 1.0]), 4, torch.tensor([0.5, 0.5, 0.99], dtype=torch.float64))
+    tensor([0.0000, 1.0000, 2.2500])
+    """
+    levels = (images * 255).round().long()
+    distribution = _poisson_distribution(photons, images.device)
+    # shifted by its row, each row of the table continues the one before: a single sorted sequence to search
+    rows = torch.arange(256, device=images.device)[:, None]
+    found = torch.searchsorted((distribution + rows).flatten(), uniform + levels, right=True)
+    counts: Tensor = found - levels * distribution.shape[1]
+    return counts.to(images.dtype) / photons
+
+
+def _poisson_distribution(photons: float, device: torch.device) -> Tensor:
+    """(256, counts) float64: the probability of at most 0, 1, 2, ... events where each of 256 levels, from black to
+    white, expects its share of ``photons``; up to a count beyond which 32 random bits do not reach.
+    """
+    rates = torch.arange(256, device=device, dtype=torch.float64)[:, None] * (photons / 255)
+    counts = torch.arange(math.ceil(photons + 8 * math.sqrt(photons) + 16), device=device, dtype=torch.float64)
+    chances = (torch.xlogy(counts, rates) - rates - torch.lgamma(counts + 1)).exp()
+    distribution = chances.cumsum(1).clamp(max=1)
+    distribution[:, -1] = 1
+    return distribution
