@@ -1,6 +1,9 @@
-"""The models that ship with mae_bench, registered for the bundled suite; a name ends in its training seed."""
+"""The models that ship with mae_bench, registered for the bundled suite, where a name ends in its training seed; and an
+ImageNet field of published weights, which are downloaded when they are first asked for.
+"""
 
 from mae_bench import model_fixture
+from mae_bench.suites import IMAGENET
 
 
 @model_fixture(suite="fashion_mnist", arm="mae_ft", training_seed=0)
@@ -113,3 +116,118 @@ def supervised_ep_s0():
     from mae_bench.models.zoo import bundled
 
     return bundled("supervised_ep_s0")
+
+
+# ------------------------------------------------------------------------------ ImageNet: weights that others published
+
+
+@model_fixture(suite=IMAGENET, arm="mae_ft", training_seed=0)
+def mae_vit_base(mae_weights):
+    """ViT-B/16, pretrained as a masked autoencoder and fine-tuned by its authors."""
+    from mae_bench.models.checkpoints import mae_finetuned
+
+    return mae_finetuned("base", mae_weights)
+
+
+@model_fixture(suite=IMAGENET)
+def mae_vit_large(mae_weights):
+    """ViT-L/16, pretrained as a masked autoencoder and fine-tuned by its authors."""
+    from mae_bench.models.checkpoints import mae_finetuned
+
+    return mae_finetuned("large", mae_weights)
+
+
+@model_fixture(suite=IMAGENET)
+def mae_vit_huge(mae_weights):
+    """ViT-H/14, pretrained as a masked autoencoder and fine-tuned by its authors."""
+    from mae_bench.models.checkpoints import mae_finetuned
+
+    return mae_finetuned("huge", mae_weights)
+
+
+@model_fixture(suite=IMAGENET, head=False, arm="mae_pretrained", training_seed=0)
+def mae_vit_base_pretrained(mae_weights):
+    """The encoder that mae_vit_base starts from, for what happens inside it."""
+    from mae_bench.models.checkpoints import mae_pretrained
+
+    return mae_pretrained("base", mae_weights)
+
+
+@model_fixture(suite="imagenet", arm="mae_probe", training_seed=0)
+def mae_vit_base_probe50(mae_weights, mae_probe):
+    """The same encoder, frozen, with a linear classifier fitted to 50 training images of each class."""
+    from mae_bench.models.checkpoints import mae_pretrained
+
+    return mae_probe(mae_pretrained("base", mae_weights), name="mae_vit_base_probe50", per_class=50)
+
+
+@model_fixture(suite=IMAGENET, arm="supervised", training_seed=0)
+def vit_base_augreg_in1k():
+    """ViT-B/16, trained supervised on ImageNet-1k with much augmentation and regularisation."""
+    from mae_bench.models.checkpoints import pretrained
+
+    return pretrained("vit_base_patch16_224.augreg_in1k")
+
+
+@model_fixture(suite=IMAGENET)
+def deit_base():
+    """DeiT-B/16, trained supervised on ImageNet-1k without distillation."""
+    from mae_bench.models.checkpoints import pretrained
+
+    return pretrained("deit_base_patch16_224.fb_in1k")
+
+
+@model_fixture(suite=IMAGENET)
+def deit_small():
+    """DeiT-S/16, trained supervised on ImageNet-1k without distillation."""
+    from mae_bench.models.checkpoints import pretrained
+
+    return pretrained("deit_small_patch16_224.fb_in1k")
+
+
+@model_fixture(suite=IMAGENET)
+def deit3_base():
+    """DeiT III B/16, trained supervised on ImageNet-1k."""
+    from mae_bench.models.checkpoints import pretrained
+
+    return pretrained("deit3_base_patch16_224.fb_in1k")
+
+
+@model_fixture(suite=IMAGENET)
+def beit_base():
+    """BEiT-B/16, pretrained by masked image modelling on ImageNet-22k, fine-tuned there and on ImageNet-1k."""
+    from mae_bench.models.checkpoints import pretrained
+
+    return pretrained("beit_base_patch16_224.in22k_ft_in22k_in1k")
+
+
+@model_fixture(suite=IMAGENET)
+def hiera_base():
+    """Hiera-B, a hierarchical ViT pretrained as a masked autoencoder and fine-tuned."""
+    from mae_bench.models.checkpoints import pretrained
+
+    return pretrained("hiera_base_224.mae_in1k_ft_in1k")
+
+
+@model_fixture(suite=IMAGENET)
+def convnextv2_base():
+    """ConvNeXt V2 B, a CNN pretrained as a masked autoencoder and fine-tuned."""
+    from mae_bench.models.checkpoints import pretrained
+
+    return pretrained("convnextv2_base.fcmae_ft_in1k")
+
+
+@model_fixture(suite="imagenet")
+def vit_base_dino_probe50(mae_probe):
+    """DINO's ViT-B/16, frozen, with a linear classifier fitted to 50 training images of each class."""
+    from mae_bench.models.checkpoints import pretrained_encoder
+
+    return mae_probe(pretrained_encoder("vit_base_patch16_224.dino"), name="vit_base_dino_probe50", per_class=50)
+
+
+@model_fixture(suite=IMAGENET)
+def resnet50():
+    """ResNet-50 with torchvision's first weights, the ones most papers compare with."""
+    from mae_bench.models.checkpoints import pretrained
+
+    return pretrained("resnet50.tv_in1k")

@@ -155,6 +155,10 @@ def claims(
     suite: Annotated[str, typer.Option(help="Suite that the claims are decided on.")] = "fashion_mnist",
     data: Annotated[Path | None, typer.Option(help="Directory of the suite's images, for checkpoints.")] = None,
     out: Annotated[Path | None, typer.Option(help="Committed results (default results/<suite>).")] = None,
+    arm: Annotated[
+        list[str] | None,
+        typer.Option(help="ARM=MODEL: take this model for the arm, and write claims-MODEL.md alone; repeatable."),
+    ] = None,
     threads: Threads = 1,
 ) -> None:
     """Decide the claims of the literature from committed results, and write claims.md and claims.csv beside them.
@@ -163,6 +167,8 @@ def claims(
     checkpoints stays, unless --trajectories names them again.
 
     Example: mae-bench claims --run results/runs/full --trajectories results/fashion_mnist/trajectories
+
+    On ImageNet against another supervised model: mae-bench claims --suite imagenet --arm supervised=deit_base
     """
     import tempfile
 
@@ -202,11 +208,18 @@ def claims(
             write_together(written)
         elif not (folder / "evidence.npz").exists():
             raise ClaimError(f"{folder} holds no evidence.npz: name the run that it is made from with --run DIR")
-        measured = Measured.of(baseline, Evidence.load(folder / "evidence.npz"))
+        evidence = Evidence.load(folder / "evidence.npz")
+        taken = [one.rpartition("=") for one in arm or ()]
+        for of_arm, _, model in taken:
+            evidence = evidence.in_arm(model, of_arm)
+        measured = Measured.of(baseline, evidence)
         found = findings(measured)
-        page = to_markdown(measured, found)
-        write_together({folder / "claims.md": page.encode(), folder / "claims.csv": to_csv(found).encode()})
-    typer.echo(f"{len(found)} contrasts decided: {folder / 'claims.md'}")
+        page = folder / "-".join(["claims", *(model for _, _, model in taken)])
+        written = {page.with_name(f"{page.name}.md"): to_markdown(measured, found).encode()}
+        if not taken:
+            written[folder / "claims.csv"] = to_csv(found).encode()
+        write_together(written)
+    typer.echo(f"{len(found)} contrasts decided: {page}.md")
 
 
 @app.command()

@@ -93,11 +93,14 @@ class Measured:
 
     @cached_property
     def degradations(self) -> dict[str, list[str]]:
-        """Conditions of each degradation that the outcomes hold, by rising level."""
+        """Conditions of each degradation that the outcomes hold, by rising level; a corruption of the same name, whose
+        levels are severities, is another.
+        """
         found: dict[str, set[str]] = {}
         for cell in self.outcomes.prediction:
-            condition = "-".join(cell.rsplit("-", 2)[1:])
-            found.setdefault(condition.rsplit("-", 1)[0], set()).add(condition)
+            _, name, level = cell.rsplit("-", 2)
+            if not Level.parse(level).severity:
+                found.setdefault(name, set()).add(f"{name}-{level}")
         return {name: sorted(each, key=lambda c: Level.parse(c.rsplit("-", 1)[1])) for name, each in found.items()}
 
     @cached_property

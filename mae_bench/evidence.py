@@ -8,14 +8,14 @@ import re
 import tempfile
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
 
-from mae_bench.cells import Cell, Level
+from mae_bench.cells import Cell, Level, near_name
 from mae_bench.images import BLOCK
 from mae_bench.indicators.profile import column
 from mae_bench.statistics import JACKKNIFE_GROUPS
@@ -125,6 +125,22 @@ class Evidence:
             for model, of_model in self.replicates.items()
         }
         return Evidence(self.suite, self.trainings, left, trajectories=self.trajectories)
+
+    def in_arm(self, model: str, arm: str) -> Evidence:
+        """The evidence with ``model`` as the one training of ``arm``, in place of those that are in it.
+
+        Raises:
+            StoreError: nothing is known of the model.
+        """
+        if model not in self.trainings:
+            raise StoreError(f"the evidence knows no model {model!r}: {near_name(model, self.trainings)}")
+        others = {
+            name: replace(training, arm=None, seed=None) if training.arm == arm else training
+            for name, training in self.trainings.items()
+        }
+        seeds = [t.seed for t in self.trainings.values() if t.arm == arm and t.seed is not None]
+        others[model] = replace(self.trainings[model], arm=arm, seed=min(seeds, default=0))
+        return replace(self, trainings=others)
 
     def _add(self, cell: Cell, records: Iterable[Mapping[str, Any]]) -> None:
         kept = self.values.setdefault(cell.model, {}).setdefault(cell.condition, {})

@@ -75,6 +75,13 @@ OPTIONS = (
     Option("limit", "int", None, "images, rounded up to whole blocks of 256, at least two; 0 = all", "N"),
     Option("full", "bool", False, "every level and every training seed"),
     Option("model", "args", [], "add the pretrained timm models whose names match; repeatable", "GLOB"),
+    Option(
+        "weights",
+        "args",
+        [],
+        "weights: NAME=FILE, or FILE for the one --mae-model, or else for the registered model that it fits; repeatable",
+        "FILE",
+    ),
     Option("device", "string", "auto", "auto, cpu, cuda or cuda:i", "DEVICE"),
     Option(
         "dtype",
@@ -381,6 +388,28 @@ class Harness:
                 ) from error
         return found
 
+    @cached_property
+    def weights(self) -> tuple[dict[str, Path], list[Path]]:
+        """Files of ``--mae-weights`` by the timm model that they are for, and those left to registered models.
+
+        Raises:
+            ModelError: a file is for a model that ``--mae-model`` does not add.
+        """
+        base = self.config.invocation_params.dir
+        named: dict[str, Path] = {}
+        rest: list[Path] = []
+        for given in self.options["weights"]:
+            name, _, file = given.rpartition("=")
+            path = base / Path(file).expanduser()
+            if name and name not in self.timm_models:
+                hint = near_name(name, self.timm_models)
+                raise ModelError(f"--mae-weights {given}: no --mae-model is called {name!r}: {hint}")
+            if name or len(self.timm_models) == 1:
+                named[name or next(iter(self.timm_models))] = path
+            else:
+                rest.append(path)
+        return named, rest
+
     def models(self, path: Path, encoders: bool = False) -> list[ModelEntry]:
         """Models that tests in the file ``path`` evaluate, those without a head only with ``encoders``.
 
@@ -443,6 +472,7 @@ class Harness:
         """
         try:
             self.suite.check(self.options["data"])
+            _ = self.weights
             path = self.run_path
             if path.is_dir() and any(path.iterdir()) and not self.options["resume"]:
                 raise BenchError(
@@ -472,9 +502,9 @@ class Harness:
         if name in self.timm_models:
 
             def build() -> object:
-                import timm
+                from mae_bench.models.checkpoints import pretrained
 
-                return timm.create_model(name, pretrained=True)
+                return pretrained(name, self.weights[0].get(name))
 
             self.executor.load(self.timm_models[name], build)
         else:
@@ -709,6 +739,24 @@ def evaluation(mae_bench_model: str, request: pytest.FixtureRequest) -> Evaluati
         return harness.executor.evaluation
     except BenchError as error:
         _fail(error)
+
+
+@pytest.fixture(scope="session")
+def mae_weights(pytestconfig: pytest.Config) -> list[Path]:
+    """Files of ``--mae-weights`` that a registered model may look for its own in."""
+    try:
+        return pytestconfig.stash[HARNESS].weights[1]
+    except BenchError as error:
+        _fail(error)
+
+
+@pytest.fixture(scope="session")
+def mae_probe(pytestconfig: pytest.Config) -> Callable[..., object]:
+    """Reads an encoder that was only pretrained: ``mae_probe(encoder, name=..., per_class=..., kind="linear")`` fits a
+    linear classifier, or with ``kind="knn"`` a vote of neighbours, to so many training images of each class of the
+    suite, and gives the whole as a model. What was fitted is kept in the cache.
+    """
+    return pytestconfig.stash[HARNESS].executor.probed
 
 
 def _fail(error: BenchError, cause: BaseException | None = None) -> NoReturn:

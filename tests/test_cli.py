@@ -52,7 +52,7 @@ def test_models_are_listed_with_their_size() -> None:
 
 HELP = [
     ("--help",),
-    *((command, "--help") for command in ("models", "degradations", "claims", "figures", "train")),
+    *((command, "--help") for command in ("models", "degradations", "claims", "figures", "perf", "selfcheck", "train")),
     *(("train", command, "--help") for command in ("pretrain", "finetune", "probe", "supervised", "cnn", "search")),
 ]
 

@@ -273,3 +273,14 @@ def test_contrast_is_frozen() -> None:
     assert isinstance(CONTRASTS["raw-stripes"], Contrast)
     with pytest.raises(AttributeError):
         CONTRASTS["raw-stripes"].smallest = 1.0  # type: ignore[misc]
+
+
+def test_a_corruption_is_no_level_of_the_plain_degradation_of_its_name() -> None:
+    right, wrong = np.zeros(IMAGES, np.int16), np.ones(IMAGES, np.int16)
+    prediction = {"m-motion_blur-3.50": right, "m-motion_blur-s3": wrong, "m-fog-s3": wrong}
+    outcomes = Outcomes("s", np.array([b"i"] * IMAGES), np.zeros(IMAGES, np.int16), np.array(["a", "b"]), prediction)
+    measured = Measured(outcomes, Evidence("s", {"m": Training("arm", 0)}))
+    assert measured.degradations == {"motion_blur": ["motion_blur-3.50"]}
+    scores = measured.scores("m", "motion_blur")
+    assert scores is not None
+    assert scores.all()

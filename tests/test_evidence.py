@@ -165,3 +165,15 @@ def test_other_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("mae_bench.evidence.EVIDENCE_VERSION", 2)
     with pytest.raises(StoreError, match="version 1, this mae_bench reads 2: make it again with mae-bench claims"):
         Evidence.load(path)
+
+
+def test_a_model_takes_the_place_of_an_arm() -> None:
+    trainings = {"a": Training("supervised", 1), "b": Training("supervised", 0), "c": Training(None, None, "w")}
+    evidence = Evidence("s", trainings, {"c": {"clean-0.00": {"a|1||cls": (1.0, np.nan, np.nan)}}})
+    other = evidence.in_arm("c", "supervised")
+    assert other.models("supervised") == {0: "c"}
+    assert other.trainings["c"].weights == "w"
+    assert other.values is evidence.values
+    assert evidence.models("supervised") == {0: "b", 1: "a"}
+    with pytest.raises(StoreError, match=r"knows no model 'd': .*Known: a, b, c"):
+        evidence.in_arm("d", "supervised")

@@ -13,14 +13,16 @@ from datetime import UTC, datetime
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from torch import nn
 
 from mae_bench.cells import Cell
 from mae_bench.errors import BenchError
 from mae_bench.evaluate import CellResult, Evaluation, Progress, Settings
+from mae_bench.images import View, cache_folder, decoded
 from mae_bench.models.pool import LoadedModel, Pool
 from mae_bench.models.registry import ModelEntry
 from mae_bench.representation import Representation
@@ -176,6 +178,44 @@ class LocalExecutor:
         representation = evaluation.represent(cell.degradation, cell.level)
         self.run_directory.write_representation(cell, representation)
         return representation
+
+    def probed(
+        self, encoder: nn.Module, *, name: str, per_class: int, kind: Literal["linear", "knn"] = "linear"
+    ) -> nn.Module:
+        """``encoder``, a timm model without classifier, read by a head that is fitted to ``per_class`` training images
+        of each class of the suite.
+
+        Raises:
+            BenchError: the suite has no training images where they are looked for, or the head cannot be fitted.
+        """
+        from mae_bench.models.probes import probed
+
+        subset = self.entry.training(self.data, per_class)
+
+        def images(view: View, _: int) -> tuple[np.ndarray, np.ndarray]:
+            count = len(subset.manifest.ids)
+            pixels = decoded(
+                subset.manifest,
+                count,
+                view,
+                subset.channels,
+                subset.read,
+                cache_folder() / "decoded",
+                progress=self.progress,
+                order=subset.order,
+            )
+            return pixels, subset.manifest.labels
+
+        return probed(
+            name,
+            encoder,
+            images,
+            subset=subset.manifest_hash,
+            per_class=per_class,
+            kind=kind,
+            folder=cache_folder() / "probes",
+            device=self.settings.device,
+        )
 
     @property
     def held(self) -> str | None:
