@@ -137,7 +137,7 @@ def _value(config: pytest.Config, option: Option) -> Any:
         except (pytest.UsageError, TypeError, ValueError) as error:
             raise pytest.UsageError(f"{option.key} in {config.inipath}: {error}") from error
         base = config.inipath.parent if config.inipath is not None else base
-    if given is None or (option.kind == "string" and given == ""):
+    if given is None or (option.kind in ("string", "path") and given == ""):
         given = option.default
     if given is not None and option.choices and given not in option.choices:
         raise pytest.UsageError(f"--mae-{option.name} {given}: {near_name(str(given), option.choices)}")

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mae_bench.cells import MARKS
-from mae_bench.degradations import DEGRADATIONS
+from mae_bench.cells import MARKS, Cell
+from mae_bench.degradations import EVERY
+from mae_bench.degradations.ladders import ladder
 
 if TYPE_CHECKING:
     from tests.conftest import Project
@@ -80,7 +81,11 @@ def test_a_mark_as_keyword_selects_the_cells_that_carry_it(project: Project, mar
     carrying = {item.nodeid for item in observer.collected if item.get_closest_marker(mark) and item.nodeid in cells}
     assert {item.nodeid for item in observer.selected if item.nodeid in cells} == carrying
     assert len(cells) > 100
-    assert bool(carrying) == any(kind.family == mark for kind in DEGRADATIONS.values())
+    assert bool(carrying) == any(mark in kind.marks for kind in EVERY)
+    by_name = {(kind.name, kind.by_severity): kind for kind in EVERY}
+    for node_id in cells:
+        cell = Cell.parse(condition_of(node_id))
+        assert (node_id in carrying) == (mark in by_name[cell.degradation, cell.level.severity].marks), node_id
 
 
 def test_the_whole_matrix_holds_every_condition_of_every_family_once_per_model(project: Project) -> None:
@@ -90,9 +95,43 @@ def test_the_whole_matrix_holds_every_condition_of_every_family_once_per_model(p
     assert len(ids) == len(set(ids))
     models = {name.rsplit("-", 2)[0] for name in ids}
     assert {"mae_ft_s0", "supervised_s0", "cnn_s0"} <= models
-    for kind in DEGRADATIONS.values():
-        levels = [name for name in ids if name.startswith(f"cnn_s0-{kind.name}-")]
-        assert len(levels) == (1 if kind.family == "clean" else 5), kind.name
+    conditions = [name.removeprefix("cnn_s0-") for name in ids if name.startswith("cnn_s0-")]
+    grey = [kind for kind in EVERY if not kind.colour and not kind.by_salience]
+    assert sorted(conditions) == sorted(f"{kind.name}-{level}" for kind in grey for level in ladder(kind, 28))
+
+
+def test_families_without_cells_are_deselected_and_named(project: Project) -> None:
+    project.matrix("occlusion")
+    project.test("geometry", name="test_y.py")
+    project.test("cbar", name="test_z.py")
+    result = project.run("--co", "-q", "test_y.py", "test_z.py")
+    assert result.ret == pytest.ExitCode.NO_TESTS_COLLECTED
+    result = project.run("--co", "test_y.py", "test_z.py")
+    result.stdout.fnmatch_lines(["mae_bench: cells of cbar, geometry are collected with --mae-full", "*2 deselected*"])
+    assert "test_cell[colour-rotation-45.00]" in project.run("--co", "-q", "--mae-full", "test_y.py").stdout.str()
+    result = project.run("--mae-suite", "fashion_mnist", "-o", "mae_data=", "--co", "-k", "saturate or salient")
+    assert result.ret == pytest.ExitCode.NO_TESTS_COLLECTED
+
+
+def test_a_group_alone_marks_its_corruptions_of_both_families(project: Project) -> None:
+    project.matrix("noise")
+    listed = project.run("--co", "-q", "-o", "mae_suite=fashion_mnist", "-o", "mae_data=").stdout.str()
+    names = ("gaussian_noise", "shot_noise", "impulse_noise", "speckle_noise")
+    assert [line for line in listed.splitlines() if "test_cell[" in line] == [
+        f"test_x.py::test_cell[colour-{name}-s3]" for name in names
+    ]
+
+
+def test_corruptions_run_as_cells_and_pass_their_severity_on(project: Project) -> None:
+    project.matrix("imagenet_c", "c_extra")
+    result = project.run("-k", "brightness or saturate", "--mae-run", "run", "-m", "weather or digital")
+    result.assert_outcomes(passed=10, deselected=85)
+    rows = project.rows()
+    assert rows["colour-brightness-s5"]["unit"] == "severity (32 px)"
+    assert (rows["colour-saturate-s2"]["family"], rows["colour-saturate-s2"]["level"]) == ("c_extra", 2.0)
+    page = (project.path / "run" / "leaderboard.md").read_text()
+    assert "## Corruption errors" in page
+    assert "AlexNet" in page
 
 
 # --------------------------------------------------------------------------- selection
