@@ -61,7 +61,7 @@ def random_normal(keys: Tensor, count: int, seed: int, stream: str) -> Tensor:
     """(B, count) float32 standard normal numbers, two from each pair of :func:`random_words` (Box and Muller 1958);
     none lies beyond 6.7, where the tail holds 2e-11.
     """
-    words = random_words(keys, 2 * math.ceil(count / 2), seed, stream).reshape(len(keys), -1, 2)
+    words = random_words(keys, 2 * math.ceil(count / 2), seed, stream).reshape(len(keys), math.ceil(count / 2), 2)
     # the words of a pair in (0, 1] and [0, 1); all their 32 bits count for the tail
     radius = (-2 * ((words[..., 0] + 1).double() * 2.0**-32).log()).sqrt()
     angle = words[..., 1].double() * (2.0**-32 * 2 * math.pi)

@@ -118,7 +118,7 @@ def saturate(images: Tensor, factor: float, added: float) -> Tensor:
 
 def pixelate(images: Tensor, factor: float) -> Tensor:
     """Height and width shrunk to ``factor`` of their pixels by means over boxes and enlarged again, in 8 bits
-    throughout, as ``PIL.Image.resize`` with the filter ``BOX`` does it.
+    throughout, first across and then down, as ``PIL.Image.resize`` with the filter ``BOX`` does it.
     """
     height, width = images.shape[-2:]
     rows, columns = int(height * factor), int(width * factor)

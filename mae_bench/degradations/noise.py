@@ -79,6 +79,4 @@ def _poisson_distribution(photons: float, device: torch.device) -> Tensor:
     rates = torch.arange(256, device=device, dtype=torch.float64)[:, None] * (photons / 255)
     counts = torch.arange(math.ceil(photons + 8 * math.sqrt(photons) + 16), device=device, dtype=torch.float64)
     chances = (torch.xlogy(counts, rates) - rates - torch.lgamma(counts + 1)).exp()
-    distribution = chances.cumsum(1).clamp(max=1)
-    distribution[:, -1] = 1
-    return distribution
+    return chances.cumsum(1).clamp(max=1)
