@@ -275,6 +275,8 @@ class Evaluation:
         """Remove the clean features from disk; another cell would need another clean pass."""
         self._clean = self._reference = self._clean_collector = self._card = None
         if self._folder is not None:
+            for known in [known for known in self._decoded if known[0]]:
+                del self._decoded[known]
             shutil.rmtree(self._folder, ignore_errors=True)
             self._folder = None
 
@@ -319,22 +321,52 @@ class Evaluation:
         is_stored = suite.stored is not None and level.severity
         key = (f"{name}-{level}" if is_stored else "", count)
         if key not in self._decoded:
-            if is_stored:
-                for of_another_cell in [known for known in self._decoded if known[0]]:
-                    del self._decoded[of_another_cell]
-            variant = suite.stored(name, int(level.value)) if suite.stored is not None and is_stored else None
-            self._decoded[key] = decoded(
-                suite.manifest,
-                count,
-                self.view if variant is None else self.stored_view,
-                suite.channels,
-                suite.read if variant is None else variant.read,
-                self.scratch / "decoded" if suite.entry.bundled else cache_folder() / "decoded",
-                "" if variant is None else f"{name} {level} {variant.fingerprint}",
-                self.progress,
-                suite.order,
-            )
+            if suite.stored is not None and is_stored:
+                self._decoded[key] = self._stored_pixels(name, level, count)
+            else:
+                folder = self.scratch if suite.entry.bundled else cache_folder()
+                self._decoded[key] = decoded(
+                    suite.manifest,
+                    count,
+                    self.view,
+                    suite.channels,
+                    suite.read,
+                    folder / "decoded",
+                    progress=self.progress,
+                    order=suite.order,
+                )
         return self._decoded[key]
+
+    @property
+    def _own_folder(self) -> Path:
+        """A folder of this evaluation alone, until it is closed."""
+        if self._folder is None:
+            self.scratch.mkdir(parents=True, exist_ok=True)
+            self._folder = Path(tempfile.mkdtemp(prefix="reference-", dir=self.scratch))
+        return self._folder
+
+    def _stored_pixels(self, name: str, level: Level, count: int) -> np.ndarray:
+        """Decoded images as they are stored under a degradation, kept until those of another cell are asked for: all of
+        ImageNet-C's would fill 700 GB.
+        """
+        suite = self.suite
+        assert suite.stored is not None
+        folder = self._own_folder / "stored"
+        for known in [known for known in self._decoded if known[0]]:
+            del self._decoded[known]
+        shutil.rmtree(folder, ignore_errors=True)
+        variant = suite.stored(name, int(level.value))
+        return decoded(
+            suite.manifest,
+            count,
+            self.stored_view,
+            suite.channels,
+            variant.read,
+            folder,
+            f"{name} {level} {variant.fingerprint}",
+            self.progress,
+            suite.order,
+        )
 
     def _on_device(self, name: str, level: Level, start: int, stop: int) -> Tensor:
         """(B, C, H, W) uint8 images ``start`` to ``stop``. Clean ones are kept on a GPU that has room for them."""
@@ -390,9 +422,7 @@ class Evaluation:
             raise EvaluationError(self._failed)
         # decoded before the clock starts, and before there is anything to clean up
         self._pixels("clean", Level(0.0), self.images)
-        self.scratch.mkdir(parents=True, exist_ok=True)
-        self._folder = Path(tempfile.mkdtemp(prefix="reference-", dir=self.scratch))
-        reference = Reference(self._folder / "features", self.images)
+        reference = Reference(self._own_folder / "features", self.images)
         started = time.perf_counter()
         try:
             collector = self._collector("clean", Level(0.0)) if self.represented else None
@@ -424,8 +454,7 @@ class Evaluation:
         return range(self.blocks.stop, self.sample.blocks.stop)
 
     def _collector(self, name: str, level: Level) -> Collector:
-        assert self._folder is not None
-        return Collector(self.sample, self._folder / f"{name}-{level}")
+        return Collector(self.sample, self._own_folder / f"{name}-{level}")
 
     def _represent(self, name: str, level: Level, shard: Shard, collector: Collector | None) -> None:
         """Make the representation of a cell from its pass, whose tokens are then let go."""

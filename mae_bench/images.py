@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import io
 import math
 import os
 import struct
-import warnings
 import zlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import platformdirs
 from filelock import FileLock
 from PIL import Image, UnidentifiedImageError
 
@@ -90,7 +94,8 @@ def stratified(hashes: Sequence[str], labels: Sequence[int], classes: Sequence[s
 
 @dataclass(frozen=True)
 class View:
-    """What a model sees of an image before degradation: timm's evaluation resize and crop.
+    """What a model sees of an image before degradation: timm's evaluation resize and crop, of what RGB images are under
+    the view ``before`` where there is one.
 
     Models with equal views are given identical pixels.
     """
@@ -100,9 +105,11 @@ class View:
     interpolation: str
     crop_pct: float
     crop_mode: str = "center"
+    before: View | None = None
 
     def __str__(self) -> str:
-        return f"{self.height}x{self.width} {self.interpolation} {self.crop_mode} {self.crop_pct}"
+        own = f"{self.height}x{self.width} {self.interpolation} {self.crop_mode} {self.crop_pct}"
+        return own if self.before is None else f"{self.before}, then {own}"
 
     def transform(self) -> Callable[[Image.Image], np.ndarray]:
         """From a PIL image to (C, H, W) uint8."""
@@ -116,30 +123,45 @@ class View:
             interpolation=self.interpolation,
             use_prefetcher=True,
         )
-        # an array or a tensor, as timm's version has it
-        return lambda image: torch.as_tensor(transform(image)).numpy()
+
+        def pixels(image: Image.Image) -> np.ndarray:
+            # an array or a tensor, as timm's version has it
+            array: np.ndarray = torch.as_tensor(transform(image)).numpy()
+            return array
+
+        if self.before is None:
+            return pixels
+        first = self.before.transform()
+        return lambda image: pixels(Image.fromarray(first(image).transpose(1, 2, 0)))
 
 
-def decode(path: Path) -> Image.Image:
-    """The RGB image in ``path``, whole or not at all. EXIF orientation is ignored, as ImageNet pipelines do.
+def decode(source: Path | bytes, where: str = "") -> Image.Image:
+    """The RGB image in a file, or in bytes that came from ``where``, whole or not at all. EXIF orientation is ignored,
+    as ImageNet pipelines do.
 
     Raises:
         ImageError: the file is missing, empty, truncated, not an image, or absurdly large.
     """
+    place = where or str(source if isinstance(source, Path) else "an image")
     remedy = "restore the file or take it out of the directory"
     try:
-        if path.stat().st_size == 0:
-            raise ImageError(f"{path}: the file is empty; {remedy}")
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                if image.mode.startswith(("I", "F")):
-                    raise ImageError(f"{path}: more than 8 bits per channel (mode {image.mode}); convert it to 8 bits")
-                return image.convert("RGB")
+        if (source.stat().st_size if isinstance(source, Path) else len(source)) == 0:
+            raise ImageError(f"{place}: the file is empty; {remedy}")
+        with Image.open(source if isinstance(source, Path) else io.BytesIO(source)) as image:
+            # Pillow only warns up to twice its limit, and filters of warnings are no business of threads
+            if Image.MAX_IMAGE_PIXELS is not None and math.prod(image.size) > Image.MAX_IMAGE_PIXELS:
+                size, most = math.prod(image.size), Image.MAX_IMAGE_PIXELS
+                raise ImageError(
+                    f"{place}: cannot be decoded ({size} pixels are more than {most}, it could be a decompression "
+                    f"bomb); {remedy}"
+                )
+            if image.mode.startswith(("I", "F")):
+                raise ImageError(f"{place}: more than 8 bits per channel (mode {image.mode}); convert it to 8 bits")
+            return image.convert("RGB")
     except ImageError:
         raise
     except UnidentifiedImageError as error:
-        raise ImageError(f"{path}: not an image that Pillow can read; {remedy}") from error
+        raise ImageError(f"{place}: not an image that Pillow can read; {remedy}") from error
     except (
         OSError,
         SyntaxError,
@@ -148,7 +170,7 @@ def decode(path: Path) -> Image.Image:
         Image.DecompressionBombError,
         Image.DecompressionBombWarning,
     ) as error:
-        raise ImageError(f"{path}: cannot be decoded ({error}); {remedy}") from error
+        raise ImageError(f"{place}: cannot be decoded ({error}); {remedy}") from error
 
 
 def read_idx(path: Path) -> np.ndarray:
@@ -177,25 +199,136 @@ def read_idx(path: Path) -> np.ndarray:
         raise ImageError(f"{path}: declares the impossible shape {shape} ({error}); copy it again") from error
 
 
+def cache_folder() -> Path:
+    """Where decoded images and content hashes outlive a run: ``$MAE_BENCH_CACHE``, else the user's cache folder."""
+    return Path(os.environ.get("MAE_BENCH_CACHE") or platformdirs.user_cache_dir("mae_bench"))
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold ``path`` in the cache against other processes; its folder is made where there is none.
+
+    Raises:
+        ImageError: the folder cannot be made or written to.
+    """
+    lock = FileLock(path.with_suffix(".lock"))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except OSError as error:
+        raise _not_writable(path.parent, error) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[io.BufferedWriter]:
+    """A file that takes the place of ``path`` once all is in it, and leaves nothing behind otherwise.
+
+    Raises:
+        ImageError: the disk is full, or the folder not writable.
+    """
+    partial = path.with_suffix(".partial")
+    try:
+        with partial.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError as error:
+        raise _not_writable(path.parent, error) from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _not_writable(folder: Path, error: OSError) -> ImageError:
+    return ImageError(
+        f"{folder}: cannot be written to ({error}); make room, or name another folder for decoded images and content "
+        "hashes in the environment variable MAE_BENCH_CACHE"
+    )
+
+
 def decoded(
-    manifest: Manifest, count: int, view: View, channels: int, read: Callable[[int], Image.Image], folder: Path
+    manifest: Manifest,
+    count: int,
+    view: View,
+    channels: int,
+    read: Callable[[int], Image.Image],
+    folder: Path,
+    variant: str = "",
+    progress: Callable[[int, int], None] | None = None,
+    order: np.ndarray | None = None,
 ) -> np.ndarray:
     """The first ``count`` images under ``view``: (count, C, H, W) uint8, memory-mapped from a file in ``folder``.
 
-    The file is made once, under a lock, by whichever process comes first.
+    The file is made once, under a lock, by whichever process comes first, with a thread on every core; one that is
+    damaged is made again. ``variant`` tells apart what ``read`` gives for the same manifest, such as a stored
+    degradation. ``order`` (N,) are the positions of the manifest in the order in which they are best read, by default
+    its own. ``progress`` is told how many images are done, and of how many, after every block.
+
+    Raises:
+        ImageError: an image cannot be read, of several the first in that order; or ``folder`` cannot be written to.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    key = hashlib.sha256(f"{manifest.hash} {count} {view} {channels}".encode()).hexdigest()[:16]
-    path = folder / f"{key}.npy"
-    with FileLock(folder / f"{key}.lock"):
-        if not path.exists():
-            partial = folder / f"{key}.partial.npy"
-            shape = (count, channels, view.height, view.width)
-            pixels = np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=shape)
-            transform = view.transform()
-            for position in range(count):
-                pixels[position] = transform(read(position))
-            pixels.flush()
-            del pixels
-            os.replace(partial, path)
-    return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+    shape = (count, channels, view.height, view.width)
+    identity = f"{manifest.hash} {count} {view} {channels} {variant} {_decoders()}"
+    path = folder / f"{hashlib.sha256(identity.encode()).hexdigest()[:16]}.npy"
+    with locked(path):
+        if not _is_whole(path, shape):
+            positions = np.arange(count) if order is None else order[order < count]
+            _decode(path, shape, positions, view.transform(), read, progress)
+    return np.asarray(np.memmap(path, dtype=np.uint8, mode="r", offset=len(_header(shape)), shape=shape))
+
+
+def _decode(
+    path: Path,
+    shape: tuple[int, ...],
+    positions: np.ndarray,
+    transform: Callable[[Image.Image], np.ndarray],
+    read: Callable[[int], Image.Image],
+    progress: Callable[[int, int], None] | None,
+) -> None:
+    def pixels(position: int) -> np.ndarray:
+        image = np.empty(shape[1:], dtype=np.uint8)
+        image[...] = transform(read(position))
+        return image
+
+    # where threads find out about further formats one after the other, one of them may miss what another has found
+    Image.init()
+    header = _header(shape)
+    with written_whole(path) as file, ThreadPoolExecutor(cores()) as pool:
+        file.write(header)
+        for start in range(0, len(positions), BLOCK):
+            block = positions[start : start + BLOCK].tolist()
+            # a memory map of a file that the disk has no room for would end the process, a write ends in an error
+            for position, image in zip(block, pool.map(pixels, block), strict=True):
+                file.seek(len(header) + position * image.nbytes)
+                file.write(image.data)
+            if progress is not None:
+                progress(start + len(block), len(positions))
+
+
+def _header(shape: tuple[int, ...]) -> bytes:
+    """What a .npy file of bytes in this shape begins with."""
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    return header.getvalue()
+
+
+def _is_whole(path: Path, shape: tuple[int, ...]) -> bool:
+    header = _header(shape)
+    if not path.exists() or path.stat().st_size != len(header) + math.prod(shape):
+        return False
+    with path.open("rb") as file:
+        return file.read(len(header)) == header
+
+
+def _decoders() -> str:
+    """Versions of what makes pixels of files."""
+    return " ".join(f"{name} {version(name)}" for name in ("pillow", "torchvision", "timm"))

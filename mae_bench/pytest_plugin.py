@@ -79,7 +79,7 @@ OPTIONS = (
         "weights",
         "args",
         [],
-        "weights: NAME=FILE, or FILE for the one --mae-model, or else for the registered model that it fits; repeatable",
+        "weights: NAME=FILE, or FILE for the one --mae-model, or for the registered model that it fits; repeatable",
         "FILE",
     ),
     Option("device", "string", "auto", "auto, cpu, cuda or cuda:i", "DEVICE"),

@@ -1,7 +1,11 @@
+import errno
 import gzip
 import hashlib
 import math
+import os
 import struct
+import subprocess
+import sys
 import threading
 import warnings
 from collections import Counter
@@ -15,13 +19,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from mae_bench import images as module
 from mae_bench.images import (
     BLOCK,
     PROBE_BLOCKS,
     ImageError,
     Manifest,
     View,
+    cache_folder,
     content_hash,
+    cores,
     decode,
     decoded,
     read_idx,
@@ -139,6 +146,56 @@ def test_decompression_bomb_is_refused(factor: int, tmp_path: Path, monkeypatch:
     path = written(tmp_path, FILES["png"])
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", (9 * 7 - 1) // factor)
     assert "decompression bomb" in refusal(path)
+
+
+@pytest.mark.parametrize("action", ["ignore", "default", "error"])
+def test_decompression_bomb_is_refused_whatever_becomes_of_warnings(
+    action: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = written(tmp_path, FILES["png"])
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 9 * 7 - 1)
+    with warnings.catch_warnings(record=action == "default"):
+        warnings.simplefilter(action)
+        assert "decompression bomb" in refusal(path)
+
+
+def test_decoding_leaves_filters_of_warnings_to_other_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are those of the whole process, and threads that set them aside lose them to one another."""
+    path, before, during = written(tmp_path, FILES["png"]), warnings.filters, []
+    plain = Image.open
+
+    def spy(*arguments: object) -> Image.Image:
+        during.append(warnings.filters)
+        return plain(*arguments)
+
+    monkeypatch.setattr(Image, "open", spy)
+    decode(path)
+    assert during[0] is before
+
+
+def test_any_size_is_decoded_where_there_is_no_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    assert decode(written(tmp_path, FILES["png"])).size == (7, 9)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_bytes_are_decoded_as_the_file_that_they_come_from(name: str, tmp_path: Path) -> None:
+    path = written(tmp_path, FILES[name])
+    assert np.array_equal(np.asarray(decode(FILES[name], "shard")), np.asarray(decode(path)))
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (b"", "the file is empty"),
+        (b"text", "not an image"),
+        (FILES["png"][:-40], "cannot be decoded"),
+        (encoded(Image.fromarray(np.zeros((4, 4), np.uint16)), "PNG"), "more than 8 bits per channel"),
+    ],
+)
+def test_bytes_are_refused_with_where_they_come_from(content: bytes, complaint: str) -> None:
+    with pytest.raises(ImageError, match=f"7 of shard.tar: {complaint}"):
+        decode(content, "7 of shard.tar")
 
 
 def test_image_at_the_limit_is_no_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -535,6 +592,18 @@ def test_decoded_pixels_are_a_resize_and_a_centre_crop(tmp_path: Path) -> None:
         assert np.array_equal(pixels, resized[top : top + 24, left : left + 24].transpose(2, 0, 1))
 
 
+def test_one_view_after_another_is_both_by_hand(tmp_path: Path) -> None:
+    """To 27 and the centre of 24, bilinear, and then to 30, bicubic."""
+    originals, before = wide_and_tall(), View(24, 24, "bilinear", 0.875)
+    both = View(30, 30, "bicubic", 1.0, before=before)
+    found = decoded(manifest_of(2), 2, both, 3, originals.__getitem__, tmp_path)
+    first = decoded(manifest_of(2), 2, before, 3, originals.__getitem__, tmp_path)
+    for small, pixels in zip(first, found, strict=True):
+        large = Image.fromarray(small.transpose(1, 2, 0)).resize((30, 30), Image.Resampling.BICUBIC)
+        assert np.array_equal(pixels, np.asarray(large).transpose(2, 0, 1))
+    assert str(both) == f"{before}, then {View(30, 30, 'bicubic', 1.0)}"
+
+
 class CountingReader:
     """A suite's ``read`` that remembers which positions were asked for."""
 
@@ -551,7 +620,7 @@ def test_images_are_decoded_once_and_then_reused(tmp_path: Path) -> None:
     reader = CountingReader(wide_and_tall())
     first = decoded(manifest_of(2), 2, VIEWS[0], 3, reader, tmp_path / "made" / "when needed")
     again = decoded(manifest_of(2), 2, VIEWS[0], 3, reader, tmp_path / "made" / "when needed")
-    assert reader.positions == [0, 1]
+    assert sorted(reader.positions) == [0, 1]
     assert np.array_equal(first, again)
 
 
@@ -570,6 +639,10 @@ DIFFERENT: dict[str, Callable[[Path, CountingReader], np.ndarray]] = {
     "crop": lambda folder, read: decoded(manifest_of(2), 2, View(24, 24, "bilinear", 0.9), 3, read, folder),
     # 24 / 0.8888 = 27.003 and 24 / 0.8889 = 26.9996: resized to 27 and to 26 pixels
     "fine crop": lambda folder, read: decoded(manifest_of(2), 2, View(24, 24, "bilinear", 0.8889), 3, read, folder),
+    "view before": lambda folder, read: decoded(
+        manifest_of(2), 2, View(24, 24, "bilinear", 0.875, before=View(9, 9, "bilinear", 1.0)), 3, read, folder
+    ),
+    "variant": lambda folder, read: decoded(manifest_of(2), 2, VIEWS[0], 3, read, folder, variant="fog 1"),
     "crop mode": lambda folder, read: decoded(
         manifest_of(2), 2, View(24, 24, "bilinear", 0.875, "squash"), 3, read, folder
     ),
@@ -630,3 +703,231 @@ def test_concurrent_readers_decode_once(tmp_path: Path) -> None:
     assert sorted(reader.positions) == [0, 1]
     assert len(results) == 4
     assert all(np.array_equal(result, results[0]) for result in results)
+
+
+@pytest.mark.parametrize("package", ["pillow", "torchvision", "timm"])
+def test_other_decoders_decode_anew(package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reader = CountingReader(wide_and_tall())
+    decoded(manifest_of(2), 2, VIEWS[0], 3, reader, tmp_path)
+    plain = module.version
+    monkeypatch.setattr(module, "version", lambda name: plain(name) + ".post1" if name == package else plain(name))
+    decoded(manifest_of(2), 2, VIEWS[0], 3, reader, tmp_path)
+    assert sorted(reader.positions) == [0, 0, 1, 1]
+
+
+MANY = BLOCK + 30
+SMALL = View(6, 6, "bilinear", 0.9)
+
+
+def small_images() -> list[Image.Image]:
+    return [Image.fromarray(noise(8, 9, seed=seed)) for seed in range(MANY)]
+
+
+@pytest.fixture(scope="module")
+def one_after_the_other() -> np.ndarray:
+    """What a loop makes of the small images."""
+    transform = SMALL.transform()
+    return np.stack([transform(image) for image in small_images()])
+
+
+@pytest.mark.parametrize("threads", [1, 2, 7])
+def test_any_number_of_threads_decodes_the_same(
+    threads: int, one_after_the_other: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "cores", lambda: threads)
+    reader = CountingReader(small_images())
+    found = decoded(manifest_of(MANY), MANY, SMALL, 3, reader, tmp_path)
+    assert np.array_equal(found, one_after_the_other)
+    assert sorted(reader.positions) == list(range(MANY))
+    if threads == 1:
+        assert reader.positions == list(range(MANY))
+
+
+@settings(parent=LAW, max_examples=8)
+@given(st.permutations(range(MANY)), st.integers(1, MANY))
+def test_order_of_reading_changes_no_pixel(
+    one_after_the_other: np.ndarray, tmp_path_factory: pytest.TempPathFactory, order: list[int], count: int
+) -> None:
+    reader, folder = CountingReader(small_images()), tmp_path_factory.mktemp("decoded")
+    found = decoded(manifest_of(MANY), count, SMALL, 3, reader, folder, order=np.array(order))
+    assert np.array_equal(found, one_after_the_other[:count])
+    # threads may overtake one another within a block
+    expected = [position for position in order if position < count]
+    assert sorted(reader.positions[:BLOCK]) == sorted(expected[:BLOCK])
+
+
+def test_images_are_read_in_the_order_that_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "cores", lambda: 1)
+    reader, order = CountingReader(small_images()), np.random.default_rng(0).permutation(MANY)
+    decoded(manifest_of(MANY), 50, SMALL, 3, reader, tmp_path, order=order)
+    assert reader.positions == [position for position in order if position < 50]
+
+
+def test_progress_is_told_after_every_block(tmp_path: Path) -> None:
+    told: list[tuple[int, int]] = []
+    images = small_images()
+
+    def read(position: int) -> Image.Image:
+        return images[position]
+
+    decoded(manifest_of(MANY), MANY, SMALL, 3, read, tmp_path, progress=lambda *now: told.append(now))
+    assert told == [(BLOCK, MANY), (MANY, MANY)]
+    decoded(manifest_of(MANY), MANY, SMALL, 3, read, tmp_path, progress=lambda *now: told.append(now))
+    assert len(told) == 2
+
+
+def test_of_several_broken_images_the_first_is_named_though_another_fails_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "cores", lambda: 3)
+    images, later, positions = small_images(), threading.Event(), []
+
+    def read(position: int) -> Image.Image:
+        positions.append(position)
+        if position == 3:
+            assert later.wait(timeout=60)
+            raise ImageError("image 3 is broken")
+        if position == 5:
+            later.set()
+            raise ImageError("image 5 is broken")
+        return images[position]
+
+    with pytest.raises(ImageError, match="image 3 is broken"):
+        decoded(manifest_of(MANY), MANY, SMALL, 3, read, tmp_path)
+    assert max(positions) < BLOCK
+    assert [path.suffix for path in tmp_path.iterdir() if path.suffix != ".lock"] == []
+
+
+DAMAGED: dict[str, Callable[[bytes], bytes]] = {
+    "empty": lambda content: b"",  # noqa: ARG005
+    "cut": lambda content: content[:-1],
+    "cut header": lambda content: content[:40],
+    "longer": lambda content: content + b"x",
+    "shape": lambda content: content.replace(b"(2, 3, 24, 24)", b"(2, 24, 3, 24)"),
+    "type": lambda content: content.replace(b"|u1", b"|i1"),
+    "magic": lambda content: b"X" + content[1:],
+}
+
+
+@pytest.mark.parametrize("what", DAMAGED)
+def test_damaged_cache_is_made_again(what: str, tmp_path: Path) -> None:
+    reader = CountingReader(wide_and_tall())
+    first = np.array(decoded(manifest_of(2), 2, VIEWS[0], 3, reader, tmp_path))
+    (path,) = tmp_path.glob("*.npy")
+    whole = path.read_bytes()
+    path.write_bytes(DAMAGED[what](whole))
+    assert path.read_bytes() != whole
+    assert np.array_equal(decoded(manifest_of(2), 2, VIEWS[0], 3, reader, tmp_path), first)
+    assert len(reader.positions) == 4
+    assert path.read_bytes() == whole
+
+
+def test_cache_is_an_array_file_like_any_other(tmp_path: Path) -> None:
+    found = decoded(manifest_of(2), 2, VIEWS[0], 3, wide_and_tall().__getitem__, tmp_path)
+    (path,) = tmp_path.glob("*.npy")
+    assert np.array_equal(np.load(path, allow_pickle=False), found)
+    with pytest.raises(ValueError, match="read-only"):
+        found[0, 0, 0, 0] = 1
+
+
+def test_full_disk_is_named_with_the_remedy_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    reader = CountingReader(wide_and_tall())
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(ImageError, match=r"No space left .*MAE_BENCH_CACHE") as caught:
+            decoded(manifest_of(2), 2, VIEWS[0], 3, reader, tmp_path)
+    assert str(tmp_path) in str(caught.value)
+    assert [path.suffix for path in tmp_path.iterdir() if path.suffix != ".lock"] == []
+    decoded(manifest_of(2), 2, VIEWS[0], 3, reader, tmp_path)
+
+
+PROCESS = """
+import resource
+import sys
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from mae_bench.images import Manifest, View, content_hash, decoded
+
+folder, log, limit = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+
+
+class Unchanged(View):
+    def transform(self):
+        return lambda image: np.asarray(image).transpose(2, 0, 1)
+
+
+def read(position):
+    with log.open("a") as lines:
+        print(position, file=lines)
+    return Image.fromarray(np.full((24, 24, 3), position, dtype=np.uint8))
+
+
+manifest = Manifest(("a",), tuple(f"{i:032x}-0" for i in range(9)), np.zeros(9, dtype=np.int64))
+resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+sys.stdin.read(1)
+try:
+    print(content_hash(decoded(manifest, 9, Unchanged(24, 24, "bilinear", 1.0), 3, read, folder).tobytes()))
+except ValueError as error:
+    print(error)
+"""
+
+
+def processes(folder: Path, count: int, limit: int) -> list[str]:
+    """What processes print that decode the same images at once, none of whose files may grow beyond a limit."""
+    command = [sys.executable, "-c", PROCESS, str(folder / "decoded"), str(folder / "log"), str(limit)]
+    pipe = subprocess.PIPE
+    running = [subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) for _ in range(count)]
+    for process in running:
+        assert process.stdin is not None
+        process.stdin.write("x")
+        process.stdin.flush()
+    return [process.communicate()[0].strip() for process in running]
+
+
+def test_processes_that_come_at_once_decode_once(tmp_path: Path) -> None:
+    expected = content_hash(np.repeat(np.arange(9, dtype=np.uint8), 3 * 24 * 24).tobytes())
+    assert processes(tmp_path, 2, 10**6) == [expected] * 2
+    assert sorted((tmp_path / "log").read_text().split()) == [str(i) for i in range(9)]
+
+
+def test_file_that_may_not_grow_is_an_error_and_no_crash(tmp_path: Path) -> None:
+    """A memory map would end the process with a signal."""
+    (message,) = processes(tmp_path, 1, 9000)
+    assert "File too large" in message
+    assert str(tmp_path) in message
+    assert [path.suffix for path in (tmp_path / "decoded").iterdir() if path.suffix != ".lock"] == []
+
+
+def test_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    path = written(tmp_path, b"")
+    with pytest.raises(ImageError, match="MAE_BENCH_CACHE") as caught:
+        decoded(manifest_of(2), 2, VIEWS[0], 3, wide_and_tall().__getitem__, path / "decoded")
+    assert str(path) in str(caught.value)
+
+
+# ---- where things are kept
+
+
+def test_cache_is_where_it_is_asked_to_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MAE_BENCH_CACHE", str(tmp_path / "elsewhere"))
+    assert cache_folder() == tmp_path / "elsewhere"
+
+
+@pytest.mark.parametrize("unset", [None, ""])
+def test_cache_is_the_users_otherwise(unset: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    import platformdirs
+
+    monkeypatch.delenv("MAE_BENCH_CACHE", raising=False)
+    if unset is not None:
+        monkeypatch.setenv("MAE_BENCH_CACHE", unset)
+    assert cache_folder() == Path(platformdirs.user_cache_dir("mae_bench"))
+
+
+def test_there_is_a_core_and_no_more_than_the_machine_has() -> None:
+    assert 1 <= cores() <= (os.cpu_count() or 1)

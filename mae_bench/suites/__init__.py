@@ -7,19 +7,21 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mae_bench.cells import near_name
 from mae_bench.errors import BenchError
+from mae_bench.suites.synsets import SYNSET, published_synsets
 
 if TYPE_CHECKING:
+    import numpy as np
     from PIL import Image
 
-    from mae_bench.images import Manifest
+    from mae_bench.images import Manifest, View
 
 
 class SuiteError(BenchError):
@@ -35,7 +37,8 @@ class SuiteEntry:
     ``reference_size`` cut from the centre, bilinear, at ``crop_pct``. ``grey`` says that its images have one
     channel. ``stored`` are families whose degraded images are read from disk as they were published; a suite that
     has some has no others. ``salience`` names the reference model (timm's name) by whose attention the ``salient``
-    patches of its images are told.
+    patches of its images are told. ``synsets`` names the published list that an ImageNet suite has its classes from,
+    ``module`` beside this one reads it (by default that of its name).
     """
 
     name: str
@@ -47,6 +50,8 @@ class SuiteEntry:
     grey: bool = False
     stored: tuple[str, ...] = ()
     salience: str | None = None
+    synsets: str = ""
+    module: str = ""
 
     def check(self, data: Path | None) -> None:
         """Look at ``data`` as far as that is cheap.
@@ -61,7 +66,7 @@ class SuiteEntry:
                 raise SuiteError(
                     f"suite {self.name!r} reads images from disk: give their directory with --mae-data DIR"
                 )
-            import_module(f"mae_bench.suites.{self.name}").check(data)
+            self._module.check(self, data)
 
     def load(self, data: Path | None) -> Suite:
         """The suite itself, every content hash computed.
@@ -70,8 +75,26 @@ class SuiteEntry:
             SuiteError: as :meth:`check`.
         """
         self.check(data)
-        suite: Suite = import_module(f"mae_bench.suites.{self.name}").load(self, data)
+        suite: Suite = self._module.load(self, data)
         return suite
+
+    def training(self, data: Path | None, per_class: int) -> Suite:
+        """The first ``per_class`` training images of each class, for models that were only pretrained.
+
+        Raises:
+            SuiteError: the suite has none, or they are not below ``data``.
+        """
+        if data is None or not hasattr(self._module, "training"):
+            raise SuiteError(
+                f"suite {self.name!r} has no training images to fit a classifier to: use --mae-suite imagenet with "
+                "--mae-data DIR, where DIR/train holds one folder per synset"
+            )
+        subset: Suite = self._module.training(self, data, per_class)
+        return subset
+
+    @property
+    def _module(self) -> Any:
+        return import_module(f"mae_bench.suites.{self.module or self.name}")
 
 
 @dataclass(frozen=True)
@@ -99,7 +122,8 @@ class StoredImages:
 class Suite:
     """Labelled images. ``read`` gives the image at a position of the manifest; ``mean`` is the mean pixel
     per channel in [0, 1] of the data set (for fills), and has one entry where images are grey. ``stored`` gives, for
-    a degradation and a severity, the same images as they were published under it.
+    a degradation and a severity, the same images as they were published under it. ``order`` (N,) are the positions in
+    the order in which the images lie on the disk, where that is not the manifest's.
     """
 
     entry: SuiteEntry
@@ -107,6 +131,7 @@ class Suite:
     mean: tuple[float, ...]
     read: Callable[[int], Image.Image]
     stored: Callable[[str, int], StoredImages] | None = None
+    order: np.ndarray | None = None
 
     @property
     def channels(self) -> int:
@@ -116,34 +141,68 @@ class Suite:
     def manifest_hash(self) -> str:
         return self.manifest.hash
 
+    def view(self, model_view: View) -> View:
+        """How a model that sees images under ``model_view`` sees those of the suite. Stored ImageNet images were
+        published under the suite's own view, so there the clean ones are brought to it as well, and both then to the
+        size of the model.
+        """
+        if not self._stores_cropped:
+            return model_view
+        from mae_bench.images import View
+
+        size = self.entry.reference_size
+        own = View(size, size, "bilinear", self.entry.crop_pct)
+        return own if self._is_reference(model_view) else replace(self.stored_view(model_view), before=own)
+
+    def stored_view(self, model_view: View) -> View:
+        """How the model sees the stored images: no part of a cropped one is cropped again, and where the model has its
+        size no pixel of it changes.
+        """
+        if not self._stores_cropped:
+            return model_view
+        interpolation = "bilinear" if self._is_reference(model_view) else model_view.interpolation
+        return replace(model_view, interpolation=interpolation, crop_pct=1.0, crop_mode="center", before=None)
+
+    @property
+    def _stores_cropped(self) -> bool:
+        return bool(self.entry.stored and self.entry.synsets)
+
+    def _is_reference(self, view: View) -> bool:
+        return (view.height, view.width) == (self.entry.reference_size, self.entry.reference_size)
+
     def label_map(self, model: str, outputs: int) -> LabelMap:
         """The map from classes to the ``outputs`` of ``model``: ImageNet synset names by their ImageNet index
-        where there are 1,000 outputs, else the sorted classes by position.
+        where there are 1,000 outputs, else the sorted classes by position. Where the classes are a published choice
+        from the thousand, a model of 1,000 outputs chooses among them alone.
 
         Raises:
             SuiteError: the counts differ, or a class is no ImageNet synset.
         """
         classes = self.manifest.classes
-        if outputs == 1000 and all(len(name) == 9 and name[0] == "n" and name[1:].isdigit() for name in classes):
-            from timm.data import ImageNetInfo
-
-            index = {synset: i for i, synset in enumerate(ImageNetInfo("imagenet-1k").label_names())}
+        if outputs == 1000 and all(SYNSET.fullmatch(name) for name in classes):
+            index = {synset: i for i, synset in enumerate(published_synsets("imagenet"))}
             unknown = [name for name in classes if name not in index]
             if unknown:
                 raise SuiteError(f"suite {self.entry.name!r}: class {unknown[0]!r} is no synset of ImageNet-1k")
-            return _label_map("imagenet-1k", tuple(index[name] for name in classes))
-        if outputs != len(classes):
+            masked = self.entry.synsets not in ("", "imagenet")
+            rule = f"imagenet-1k among {len(classes)}" if masked else "imagenet-1k"
+            return _label_map(rule, tuple(index[name] for name in classes), masked)
+        expected = len(published_synsets(self.entry.synsets)) if self.entry.synsets else len(classes)
+        if outputs != expected:
             raise SuiteError(
-                f"model {model!r} has {outputs} outputs but suite {self.entry.name!r} has {len(classes)} classes: "
-                f"give the model {len(classes)} outputs, or bind it to its own suite with @model_fixture(suite=...)"
+                f"model {model!r} has {outputs} outputs but suite {self.entry.name!r} has {expected} classes: "
+                f"give the model {expected} outputs, or bind it to its own suite with @model_fixture(suite=...)"
             )
         return _label_map("sorted position", tuple(range(outputs)))
 
 
-def _label_map(rule: str, outputs: tuple[int, ...]) -> LabelMap:
+def _label_map(rule: str, outputs: tuple[int, ...], masked: bool = False) -> LabelMap:
     digest = hashlib.sha256(repr(outputs).encode()).hexdigest()[:8]
-    return LabelMap(f"{rule} {digest}", outputs)
+    return LabelMap(f"{rule} {digest}", outputs, masked)
 
+
+C = ("imagenet_c", "c_extra")
+"""Families of the corruptions that ImageNet-C and its kin were published under."""
 
 SUITES: dict[str, SuiteEntry] = {
     entry.name: entry
@@ -153,8 +212,48 @@ SUITES: dict[str, SuiteEntry] = {
         ),
         SuiteEntry("cifar10", 32, 1024, False, "10,000 CIFAR-10 test images, 32 px, colour, below --mae-data"),
         SuiteEntry("imagefolder", 224, 0, False, "one folder of images per class, below --mae-data", 0.875),
+        SuiteEntry(
+            "imagenet", 224, 0, False, "50,000 validation images of ImageNet-1k in any usual layout, below --mae-data",
+            0.875, salience="vit_small_patch16_224.dino", synsets="imagenet",
+        ),
+        SuiteEntry(
+            "imagenet_v2", 224, 0, False, "ImageNet-V2: 10,000 images gathered anew, below --mae-data",
+            0.875, synsets="imagenet", module="imagenet",
+        ),
+        SuiteEntry(
+            "imagenet_a", 224, 0, False, "ImageNet-A: 7,500 adversarial photographs of 200 classes, below --mae-data",
+            0.875, synsets="imagenet_a", module="imagenet",
+        ),
+        SuiteEntry(
+            "imagenet_r", 224, 0, False, "ImageNet-R: 30,000 renditions of 200 classes, below --mae-data",
+            0.875, synsets="imagenet_r", module="imagenet",
+        ),
+        SuiteEntry(
+            "imagenet_sketch", 224, 0, False, "ImageNet-Sketch: sketches of the 1,000 classes, below --mae-data",
+            0.875, synsets="imagenet", module="imagenet",
+        ),
+        SuiteEntry(
+            "imagenet_c", 224, 0, False, "ImageNet-C as published: 15 and 4 corruptions, below --mae-data",
+            0.875, stored=C, synsets="imagenet",
+        ),
+        SuiteEntry(
+            "imagenet_c_bar", 224, 0, False, "ImageNet-C-bar as published: 10 corruptions, below --mae-data",
+            0.875, stored=("cbar",), synsets="imagenet", module="imagenet_c",
+        ),
+        SuiteEntry(
+            "cifar10_c", 32, 0, False, "CIFAR-10-C as published: 15 and 4 corruptions, below --mae-data",
+            stored=C, module="cifar_c",
+        ),
+        SuiteEntry(
+            "cifar100_c", 32, 0, False, "CIFAR-100-C as published: 15 and 4 corruptions, below --mae-data",
+            stored=C, module="cifar_c",
+        ),
     )
-}
+}  # fmt: skip
+
+
+IMAGENET = tuple(name for name, entry in SUITES.items() if entry.synsets)
+"""Suites that models of ImageNet's classes are evaluated on."""
 
 
 def suite_entry(name: str) -> SuiteEntry:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import pickle
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ def training_images(folder: Path) -> tuple[np.ndarray, np.ndarray]:
         SuiteError: a file is not what was published.
     """
     if (batches := _batches(folder)) is not None:
-        return _read(batches, TRAINING)
+        return read_batches([batches / name for name in TRAINING])
     if not (folder / "train").is_dir():
         raise FileNotFoundError(f"{folder} holds no CIFAR-10: {_how(folder, 'train')}, or name the folder with --data")
     images, labels = [], []
@@ -62,7 +63,7 @@ def training_images(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     return np.stack(images), np.array(labels, dtype=np.int64)
 
 
-def check(data: Path) -> None:
+def check(entry: SuiteEntry, data: Path) -> None:  # noqa: ARG001 - every suite is checked alike
     """Raises:
     SuiteError: the test images are in neither layout below ``data``.
     """
@@ -79,7 +80,7 @@ def load(entry: SuiteEntry, data: Path) -> Suite:
         ImageError: an image file cannot be read.
     """
     if (batches := _batches(data)) is not None:
-        images, labels = _read(batches, TEST)
+        images, labels = read_batches([batches / name for name in TEST])
         pixels = np.ascontiguousarray(images.transpose(0, 2, 3, 1))
         order, manifest = stratified([content_hash(p.tobytes()) for p in pixels], labels.tolist(), CLASSES)
         return Suite(entry, manifest, MEAN, lambda position: Image.fromarray(pixels[order[position]]))
@@ -101,19 +102,25 @@ def _how(data: Path, part: str) -> str:
     )
 
 
-def _read(folder: Path, names: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
+def read_batches(
+    paths: Sequence[Path], dataset: str = "CIFAR-10", key: bytes = b"labels", classes: int = len(CLASSES)
+) -> tuple[np.ndarray, np.ndarray]:
+    """Images (N, 3, 32, 32) uint8 and labels (N,) int64, which are called ``key``, in batches of a CIFAR ``dataset``.
+
+    Raises:
+        SuiteError: a file is not what was published.
+    """
     images, labels = [], []
-    for name in names:
-        path = folder / name
+    for path in paths:
         try:
             batch = _ArrayUnpickler(io.BytesIO(path.read_bytes()), encoding="bytes").load()
-            data, own = np.asarray(batch[b"data"]), np.asarray(batch[b"labels"], dtype=np.int64)
+            data, own = np.asarray(batch[b"data"]), np.asarray(batch[key], dtype=np.int64)
             if data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != 3072 or own.shape != data.shape[:1]:
                 raise ValueError(f"holds {data.dtype} of shape {data.shape} and {own.shape} labels")
-            if len(own) and not 0 <= own.min() <= own.max() < len(CLASSES):
+            if len(own) and not 0 <= own.min() <= own.max() < classes:
                 raise ValueError(f"has labels from {own.min()} to {own.max()}")
         except (OSError, EOFError, pickle.UnpicklingError, LookupError, TypeError, ValueError, AttributeError) as error:
-            raise SuiteError(f"{path}: not a batch of CIFAR-10 ({error}); get it again from its source") from error
+            raise SuiteError(f"{path}: not a batch of {dataset} ({error}); get it again from its source") from error
         images.append(data.reshape(-1, 3, 32, 32))
         labels.append(own)
     return np.concatenate(images), np.concatenate(labels)

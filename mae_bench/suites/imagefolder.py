@@ -46,7 +46,7 @@ def image_files(folder: Path) -> list[Path]:
     return sorted(files)
 
 
-def check(data: Path) -> None:
+def check(entry: SuiteEntry, data: Path) -> None:  # noqa: ARG001 - every suite is checked alike
     for folder in class_folders(data):
         image_files(folder)
 

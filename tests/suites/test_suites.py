@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mae_bench.errors import BenchError
-from mae_bench.images import Manifest
+from mae_bench.images import Manifest, View
 from mae_bench.suites import SUITES, Suite, SuiteEntry, SuiteError, suite_entry
+from mae_bench.suites.synsets import published_synsets
 
 LAW = settings(max_examples=10, deadline=None, derandomize=True)
 
@@ -150,3 +151,57 @@ def test_channels_are_those_of_the_mean_pixel() -> None:
 
 def test_manifest_hash_is_that_of_the_manifest() -> None:
     assert suite_of("a", "b").manifest_hash == suite_of("a", "b").manifest.hash != suite_of("a", "c").manifest_hash
+
+
+def test_name_of_a_map_tells_a_choice_from_competition() -> None:
+    classes = published_synsets("imagenet_a")
+    chosen, competing = (suite_of(*classes, name=name).label_map("m", 1000) for name in ("imagenet_a", "imagenet"))
+    assert chosen.outputs == competing.outputs
+    assert (chosen.masked, competing.masked) == (True, False)
+    assert chosen.name != competing.name
+
+
+# ---- views
+
+CROPPED = ("imagenet_c", "imagenet_c_bar")
+LARGE = View(384, 320, "bicubic", 0.9, "squash")
+OWN = View(224, 224, "bilinear", 0.875)
+
+
+@pytest.mark.parametrize("name", [name for name in SUITES if name not in CROPPED])
+def test_models_view_is_that_of_all_images(name: str) -> None:
+    suite = suite_of("n01440764", "n02099601", name=name)
+    assert suite.view(LARGE) == suite.stored_view(LARGE) == LARGE
+
+
+@pytest.mark.parametrize("name", CROPPED)
+def test_clean_images_are_first_seen_as_stored_ones_were_made(name: str) -> None:
+    suite = suite_of("n01440764", "n02099601", name=name)
+    assert suite.stored_view(LARGE) == View(384, 320, "bicubic", 1.0)
+    assert suite.view(LARGE) == View(384, 320, "bicubic", 1.0, before=OWN)
+    assert str(suite.view(LARGE)) == "224x224 bilinear center 0.875, then 384x320 bicubic center 1.0"
+
+
+@pytest.mark.parametrize("name", CROPPED)
+@pytest.mark.parametrize(
+    "view", [OWN, View(224, 224, "bicubic", 0.9), View(224, 224, "bicubic", 1.0, "squash")], ids=str
+)
+def test_all_models_of_the_stored_size_share_pixels(name: str, view: View) -> None:
+    suite = suite_of("n01440764", "n02099601", name=name)
+    assert suite.view(view) == OWN
+    assert suite.stored_view(view) == View(224, 224, "bilinear", 1.0)
+
+
+@pytest.mark.parametrize("name", SUITES)
+@pytest.mark.parametrize("view", [LARGE, OWN], ids=str)
+def test_view_of_a_view_changes_nothing(name: str, view: View) -> None:
+    suite = suite_of("n01440764", "n02099601", name=name)
+    once = suite.view(view)
+    assert suite.view(once) == once
+    assert suite.stored_view(once) == suite.stored_view(view)
+
+
+@pytest.mark.parametrize("entry", SUITES.values(), ids=SUITES)
+def test_suites_own_view_is_kept(entry: SuiteEntry) -> None:
+    own = View(entry.reference_size, entry.reference_size, "bilinear", entry.crop_pct)
+    assert suite_of("n01440764", "n02099601", name=entry.name).view(own) == own
