@@ -189,5 +189,18 @@ SEVERITIES: dict[str, SeverityTable] = {
         ((80,), (65,), (58,), (50,), (40,)),
         whole=("quality",),
     ),
+    # of these, five are in CIFAR-10-C-bar, too, with magnitudes of their own
+    "blue_sample": _column("magnitude", (0.8, 1.6, 2.4, 4, 5.6), (0.7, 1.4, 2.1, 3.5, 4.2)),
+    "checkerboard_cutout": _column("magnitude", (2, 3, 4, 5, 6), (1, 2, 3, 4, 5)),
+    "brownish": _column("magnitude", (1, 2, 3, 4, 5), (2.5, 4, 5.5, 6.5, 7)),
+    "sparkles": _column("magnitude", (1, 2, 3, 5, 6), (0.7, 3.5, 5.6, 6.3, 7)),
+    "inverse_sparkles": _column("magnitude", (1, 2, 4, 9, 10), (1, 1.5, 2.5, 4.5, 5)),
+    # the other five are not: for 32 px these are the same steps as for 224 px on the ladder of ten magnitudes from
+    # which the authors chose (cifar10_new_corruptions.csv, as imagenet_new_corruptions.csv)
+    "plasma": _column("magnitude", (4.75, 7, 8.5, 9.25, 10), (2.1, 4.2, 5.6, 6.3, 7)),
+    "cocentric_sine": _column("magnitude", (3, 5, 8, 9, 10), (1.5, 2.5, 4, 4.5, 5)),
+    "single_freq_grey": _column("magnitude", (1, 1.5, 2, 4.5, 5), (0.6, 0.9, 1.2, 2.7, 3)),
+    "perlin": _column("magnitude", (4.6, 5.2, 5.8, 7.6, 8.8), (4.6, 5.2, 5.8, 7.6, 8.8)),
+    "caustic": _column("magnitude", (2.35, 3.2, 4.9, 6.6, 9.15), (1.4, 1.8, 2.6, 3.4, 4.6)),
 }  # fmt: skip
-"""Of the nineteen corruptions of ImageNet-C."""
+"""Of the nineteen corruptions of ImageNet-C and the ten of ImageNet-C-bar."""

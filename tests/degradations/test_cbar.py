@@ -99,13 +99,13 @@ def difference_from_reference(name: str, magnitude: float, side: int, seed: int)
 @pytest.mark.parametrize("name", NAMES)
 def test_given_the_draws_every_pixel_is_that_of_the_reference(name: str, severity: int, side: int) -> None:
     (magnitude,) = SEVERITIES[name].at(severity, side)
-    assert max(difference_from_reference(name, magnitude, side, seed).max() for seed in range(6)) <= 1e-3
+    assert max(difference_from_reference(name, magnitude, side, seed).max() for seed in range(6)) <= 2e-4
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_at_full_size_every_pixel_is_that_of_the_reference(name: str) -> None:
     (magnitude,) = SEVERITIES[name].at(5, 224)
-    assert difference_from_reference(name, magnitude, 224, 1).max() <= 1e-3
+    assert difference_from_reference(name, magnitude, 224, 1).max() <= 2e-4
 
 
 # ---- distributions
@@ -124,7 +124,7 @@ def test_draws_are_distributed_as_those_of_the_reference(name: str) -> None:
             firsts.append(own)
     for one in range(len(firsts)):
         for other in range(one):
-            # of a wave either frequency tells how large the other may be, but not of which sign; phases are equal never
+            # the frequencies of a wave depend on each other, but their ranks do not
             assert stats.spearmanr(firsts[one], firsts[other]).pvalue > ALPHA
 
 
@@ -135,7 +135,7 @@ def appearance(images: np.ndarray) -> np.ndarray:
     spectrum = np.abs(np.fft.fft2(images.mean(3) - images.mean((1, 2, 3))[:, None, None])) ** 2
     frequency = np.fft.fftfreq(images.shape[1])
     ring = np.hypot(frequency[:, None], frequency) // 0.125
-    return np.column_stack(
+    numbers = np.column_stack(
         [
             images.mean((1, 2, 3)),
             images.std((1, 2, 3)),
@@ -144,6 +144,8 @@ def appearance(images: np.ndarray) -> np.ndarray:
             *(spectrum[:, ring == i].mean(1) for i in range(4)),
         ]
     )
+    # what no draw changes is equal but for its last digits
+    return np.round(numbers, 3)
 
 
 @pytest.mark.parametrize("name", NAMES)
