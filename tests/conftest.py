@@ -233,7 +233,8 @@ def cell_result() -> Callable[..., CellResult]:
         }
         record |= {
             "suite": "fashion_mnist", "model": cell.model, "family": kind.family, "degradation": cell.degradation,
-            "level": cell.level.value, "unit": kind.unit_at(28), "condition": cell.condition, "n": n, "n_expected": expected,
+            "level": cell.level.value, "unit": kind.unit_at(28), "condition": cell.condition, "n": n,
+            "n_expected": expected,
             "status": "ok" if n == expected else "partial", "top1": top1, "top1_low": top1, "top1_high": top1,
             "images_per_second": 100.0, "classes": 10,
         }  # fmt: skip

@@ -24,12 +24,10 @@ LAW = settings(max_examples=8, deadline=None, derandomize=True)
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 # square and not, a multiple of the grid of 7 cells and not
-SIZES = [(28, 28), (20, 31), (33, 24), (14, 42)]
+SIZES = [(28, 28), (20, 31), (33, 24), (21, 42)]
 # the rest moves pixels by real arithmetic, whose rounding may depend on the shape of a batch
 EXACT = [kind for kind in EVERY if kind.family == "occlusion" and not kind.name.endswith("lowpass")]
-ROUNDING = (
-    "glass_blur", "shot_noise", "impulse_noise", "pixelate", "jpeg_compression", "snow", "spatter", "checkerboard_cutout",
-)  # fmt: skip
+ROUNDING = ("glass_blur", "shot_noise", "impulse_noise", "pixelate", "jpeg_compression", "snow", "spatter")
 """Corruptions that round, threshold or count on their way, so that the last bit of a number may turn a pixel."""
 
 
@@ -257,7 +255,7 @@ def test_entry_is_registered_under_its_name_in_a_known_family(entry: Degradation
 def test_a_level_of_the_other_ladder_is_refused_with_its_own() -> None:
     with pytest.raises(ValueError, match="'fog' has no such level: its levels are from s1 to s5"):
         degradation("fog")
-    with pytest.raises(ValueError, match="'stripes' has no such level: its levels are as 0.50 or 2.00"):
+    with pytest.raises(ValueError, match=r"'stripes' has no such level: its levels are as 0\.50 or 2\.00"):
         degradation("stripes", severity=True)
 
 

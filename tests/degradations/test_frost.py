@@ -1,4 +1,5 @@
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -22,23 +23,23 @@ STATISTICS = ("mean", "deviation", "correlation", "quantiles", "octaves")
 # 224 pixels, and 2,000 crops of 32 pixels after cv2.resize(photograph, (0, 0), fx=0.2, fy=0.2).
 PUBLISHED = {
     224: (
-        ((.308, .582, .645), (.093, .056, .053), (.805, .547, .929), (.375, .401, .452, .498, .554, .645, .703),
+        ((.308, .582, .645), (.093, .056, .053), (.805, .547, .929), (-.131, -.097, -.045, -.004, .041, .113, .163),
          (.027, .023, .015, .012, .015, .037)),
-        ((.775, .792, .828), (.076, .079, .082), (.995, .991, .995), (.545, .637, .746, .804, .849, .900, .927),
+        ((.775, .792, .828), (.076, .079, .082), (.995, .991, .995), (-.240, -.148, -.042, .012, .055, .106, .133),
          (.031, .033, .031, .028, .021, .032)),
-        ((.567, .625, .675), (.102, .102, .107), (.997, .990, .992), (.330, .434, .552, .618, .677, .779, .890),
+        ((.567, .625, .675), (.102, .102, .107), (.997, .990, .992), (-.277, -.173, -.059, .003, .061, .161, .269),
          (.055, .055, .041, .033, .023, .030)),
-        ((.396, .441, .487), (.142, .141, .138), (1.00, .998, .999), (.168, .215, .322, .415, .526, .709, .844),
+        ((.396, .441, .487), (.142, .141, .138), (1.00, .998, .999), (-.285, -.216, -.101, -.011, .089, .256, .379),
          (.064, .056, .054, .053, .051, .050)),
     ),
     32: (
-        ((.301, .581, .646), (.084, .051, .049), (.785, .518, .925), (.375, .402, .451, .496, .549, .638, .701),
+        ((.301, .581, .646), (.084, .051, .049), (.785, .518, .925), (-.121, -.087, -.040, -.004, .036, .101, .152),
          (.035, .018, .019, .019, .019)),
-        ((.778, .795, .832), (.069, .071, .073), (.994, .991, .995), (.560, .646, .752, .808, .851, .898, .926),
+        ((.778, .795, .832), (.069, .071, .073), (.994, .991, .995), (-.218, -.134, -.037, .011, .049, .096, .125),
          (.052, .029, .020, .016, .016)),
-        ((.562, .620, .670), (.101, .101, .105), (.997, .990, .992), (.310, .422, .545, .612, .671, .776, .913),
+        ((.562, .620, .670), (.101, .101, .105), (.997, .990, .992), (-.285, -.170, -.057, .002, .059, .160, .277),
          (.082, .039, .023, .016, .016)),
-        ((.402, .447, .493), (.136, .135, .132), (1.00, .998, .999), (.170, .217, .326, .424, .533, .710, .844),
+        ((.402, .447, .493), (.136, .135, .132), (1.00, .998, .999), (-.294, -.213, -.093, -.008, .085, .243, .357),
          (.098, .061, .048, .030, .026)),
     ),
 }  # fmt: skip
@@ -49,23 +50,21 @@ def keys_of(count: int, seed: int = 7) -> torch.Tensor:
 
 
 def statistics_of(crops: np.ndarray) -> dict[str, np.ndarray]:
-    """Of crops (N, S, S, 3): the mean colour; by channel the mean standard deviation within a crop; the mean correlation
-    of red and green, red and blue, green and blue; quantiles of the luma; and for each octave of frequency, from half a
-    cycle per pixel down, the standard deviation of the luma that lies in it, under a Hann window.
+    """Of crops (N, S, S, 3): the mean colour; by channel the mean deviation within a crop; the mean correlation of red
+    and green, red and blue, green and blue; quantiles of the luma less its mean in the crop; and for each octave of
+    frequency, from half a cycle per pixel down, the deviation of the luma that lies in it, under a Hann window.
     """
     side = crops.shape[1]
     luma = crops @ LUMA
+    luma -= luma.mean((1, 2), keepdims=True)
     correlation = np.mean([np.corrcoef(crop.reshape(-1, 3).T)[[0, 0, 1], [1, 2, 2]] for crop in crops], axis=0)
     window = np.outer(np.hanning(side), np.hanning(side))
     window /= np.sqrt((window**2).mean())
-    power = np.abs(np.fft.fft2((luma - luma.mean((1, 2), keepdims=True)) * window)) ** 2 / side**4
+    power = np.abs(np.fft.fft2(luma * window)) ** 2 / side**4
     frequency = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.fftfreq(side))
     # beyond half a cycle, along the diagonal, belongs to the first octave
     limits = [1.0, *(2.0 ** -(octave + 1) for octave in range(1, 6)), 0.0]
-    octaves = [
-        power[:, (frequency <= high) & (frequency > low)].sum(1).mean()
-        for high, low in zip(limits[:-1], limits[1:], strict=True)
-    ]
+    octaves = [power[:, (frequency <= high) & (frequency > low)].sum(1).mean() for high, low in pairwise(limits)]
     return {
         "mean": crops.mean((0, 1, 2)),
         "deviation": crops.std((1, 2)).mean(0),
@@ -75,35 +74,39 @@ def statistics_of(crops: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
-@pytest.fixture(scope="module", params=[(224, 160), (32, 1000)], ids=["224 px", "32 px"])
+@pytest.fixture(scope="module", params=[(224, 15), (32, 150)], ids=["224 px", "32 px"])
 def by_look(request: pytest.FixtureRequest) -> tuple[int, list[np.ndarray]]:
-    """The side of the textures, and those of each look in turn."""
+    """The side of the textures, and as many of each look in turn."""
     side, count = request.param
-    keys = keys_of(count)
-    chosen = torch.bucketize(random_uniform(keys, 1, 0, "frost")[:, 0], torch.tensor([0.2, 0.6, 0.8]), right=True)
-    textures = [frost_texture(part, 0, (side, side), photograph_scale(side)) for part in keys.split(80)]
-    pixels = torch.cat(textures).permute(0, 2, 3, 1).double().numpy()
-    return side, [pixels[chosen.numpy() == look] for look in range(4)]
+    keys = keys_of(1000)
+    shares = torch.tensor([look.share for look in LOOKS]).cumsum(0)[:-1]
+    chosen = torch.bucketize(random_uniform(keys, 1, 0, "frost")[:, 0], shares, right=True)
+    parts = (keys[chosen == look][:count] for look in range(4))
+    textures = (frost_texture(part, 0, (side, side), photograph_scale(side)) for part in parts)
+    return side, [some.permute(0, 2, 3, 1).double().numpy() for some in textures]
 
 
 @pytest.mark.parametrize("look", range(4))
-def test_textures_look_like_crops_of_the_published_photographs(by_look: tuple[int, list[np.ndarray]], look: int) -> None:
+def test_textures_look_like_crops_of_the_published_photographs(
+    by_look: tuple[int, list[np.ndarray]], look: int
+) -> None:
     side, textures = by_look
     found = statistics_of(textures[look])
     published = dict(zip(STATISTICS, map(np.array, PUBLISHED[side][look]), strict=True))
-    assert found["mean"] == pytest.approx(published["mean"], abs=0.015)
+    assert found["mean"] == pytest.approx(published["mean"], abs=0.03)
     assert found["deviation"] == pytest.approx(published["deviation"], rel=0.12)
     assert found["correlation"] == pytest.approx(published["correlation"], abs=0.1)
-    assert found["quantiles"] == pytest.approx(published["quantiles"], abs=0.045)
+    off = np.abs(found["quantiles"] - published["quantiles"]) / published["deviation"][1]
+    assert (off <= [0.5, 0.25, 0.15, 0.15, 0.15, 0.25, 0.5]).all(), off
     octaves = found["octaves"][: len(published["octaves"])]
-    assert octaves == pytest.approx(published["octaves"], rel=0.16)
+    assert octaves == pytest.approx(published["octaves"], rel=0.15)
 
 
-def test_looks_are_as_frequent_as_the_photographs(by_look: tuple[int, list[np.ndarray]]) -> None:
-    _, textures = by_look
-    count = sum(map(len, textures))
-    for some, share in zip(textures, (0.2, 0.4, 0.2, 0.2), strict=True):
-        assert len(some) / count == pytest.approx(share, abs=4 * math.sqrt(share * (1 - share) / count))
+def test_looks_are_as_frequent_as_the_photographs() -> None:
+    textures = frost_texture(keys_of(300), 0, (16, 16), 0.2)
+    published = torch.tensor([mean for mean, *_ in PUBLISHED[32]])
+    nearest = torch.cdist(textures.mean((2, 3)), published).argmin(1)
+    assert nearest.bincount(minlength=4) / 300 == pytest.approx([0.2, 0.4, 0.2, 0.2], abs=0.08)
 
 
 def test_textures_are_no_noise_but_have_edges(by_look: tuple[int, list[np.ndarray]]) -> None:

@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from inspect import signature
 from typing import Any
 
 import pytest
 import torch
-from timm.models.vision_transformer import ParallelScalingBlock
+from timm.layers import Attention, AttentionRope, DiffAttention, PatchDropout
+from timm.models.beit import Beit
+from timm.models.convnext import ConvNeXt
+from timm.models.deit import VisionTransformerDistilled
+from timm.models.eva import Eva, EvaAttention
+from timm.models.hiera import Hiera
+from timm.models.mlp_mixer import MlpMixer
+from timm.models.pvt_v2 import PyramidVisionTransformerV2
+from timm.models.swin_transformer import SwinTransformer
+from timm.models.swin_transformer_v2 import SwinTransformerV2
+from timm.models.vision_transformer import ParallelScalingBlock, VisionTransformer
 from torch import Tensor, nn
 
 from mae_bench.models import ModelError
@@ -198,19 +210,15 @@ def test_an_unknown_architecture_leaves_no_features_and_a_reason(small_resnet: B
         assert taps.reason == taps.head_reason == f"the layers of {name} are not tapped"
 
 
-def test_a_cnn_without_a_linear_head_is_unknown(small_resnet: Build) -> None:
-    assert taps_of(small_resnet(num_classes=0), images()).reason == "the layers of ResNet are not tapped"
+def test_a_cnn_with_several_outputs_for_a_head_is_unknown(small_resnet: Build) -> None:
+    network = small_resnet()
+    network.get_classifier = lambda: (network.fc, network.fc)
+    assert taps_of(network, images()).reason == "the layers of ResNet are not tapped"
 
 
-def test_a_relative_of_the_vit_with_other_tokens_is_unknown() -> None:
-    from timm.models.deit import VisionTransformerDistilled
-
-    network = VisionTransformerDistilled(
-        img_size=28, patch_size=7, in_chans=1, num_classes=8, embed_dim=16, depth=1, num_heads=2
-    )
-    features, _, taps = captured(network.eval(), images())
-    assert features.tokens == {}
-    assert taps.reason == "the layers of VisionTransformerDistilled are not tapped"
+def test_the_last_layer_of_a_cnn_without_a_head_is_what_it_gives(small_resnet: Build) -> None:
+    features, output, taps = captured(small_resnet(num_classes=0), images())
+    assert torch.equal(features.tokens[taps.blocks + 1, "mean_patch"], output)
 
 
 def test_attention_pooling_has_no_last_token(small_vit: Build) -> None:
@@ -406,7 +414,7 @@ def test_images_lose_as_many_tokens_and_not_all(small_vit: Build) -> None:
 
 @pytest.mark.parametrize("tokens", [15, 17, 64])
 def test_a_mask_of_another_grid_is_refused(small_vit: Build, tokens: int) -> None:
-    taps = taps_of(small_vit(), torch.zeros(5, 3, 32, 32))
+    taps = taps_of(small_vit(), images())
     hidden = torch.zeros(5, tokens, dtype=torch.bool)
     with (
         pytest.raises(ValueError, match=f"a mask of {tokens} tokens does not fit 4 x 4 patches"),
@@ -441,3 +449,465 @@ def test_features_of_kept_tokens_are_means_over_them(small_vit: Build, variant: 
             else:  # the head reads the norm of the mean
                 last = torch.stack([i[~row].mean(0) for i, row in zip(whole[2, "patch"], hidden, strict=True)])
                 torch.testing.assert_close(values, network.fc_norm(last))
+
+
+# --------------------------------------------------------------------------- relatives of the vision transformer
+
+
+TINY: dict[str, Any] = {
+    "img_size": 28, "patch_size": 7, "in_chans": 1, "num_classes": 8, "embed_dim": 16, "depth": 2, "num_heads": 2,
+}  # fmt: skip
+
+
+def distilled(**changes: Any) -> nn.Module:
+    network: nn.Module = VisionTransformerDistilled(**(TINY | changes))
+    return network
+
+
+def beit(**changes: Any) -> nn.Module:
+    network: nn.Module = Beit(**(TINY | changes))
+    return network
+
+
+def eva(**changes: Any) -> nn.Module:
+    network: nn.Module = Eva(**(TINY | {"qkv_fused": True, "norm_layer": nn.LayerNorm} | changes))
+    return network
+
+
+class Gated(Attention):
+    """Timm's attention with its gate."""
+
+    def __init__(self, *args: Any, **changes: Any) -> None:
+        super().__init__(*args, gated=True, **changes)
+
+
+def gated_eva() -> nn.Module:
+    network = eva(use_rot_pos_emb=True)
+    for block in network.blocks:
+        block.attn = EvaAttention(16, 2, norm_layer=nn.LayerNorm, scale_norm=True, gated=True)
+    return network
+
+
+def grouped_eva() -> nn.Module:
+    network = eva(use_rot_pos_emb=True, num_heads=4)
+    for block in network.blocks:
+        block.attn = AttentionRope(16, 4, qkv_fused=False, num_kv_heads=2, norm_layer=nn.LayerNorm, scale_norm=True)
+    return network
+
+
+def vit(**changes: Any) -> nn.Module:
+    network: nn.Module = VisionTransformer(**(TINY | changes))
+    return network
+
+
+RELATIVES: dict[str, Callable[[], nn.Module]] = {
+    "scale-norm": partial(vit, scale_attn_norm=True),
+    "scale-norm-registers": partial(vit, scale_attn_norm=True, reg_tokens=2, global_pool="avg"),
+    "qk-norm": partial(vit, qk_norm=True),
+    "differential": partial(vit, attn_layer="diff"),
+    "differential-scale-norm": partial(vit, attn_layer="diff", scale_attn_norm=True, qk_norm=True),
+    "distilled": distilled,
+    "distilled-scale-norm": partial(distilled, scale_attn_norm=True),
+    "beit": partial(beit, use_abs_pos_emb=False, use_rel_pos_bias=True, init_values=0.5),
+    "beit-shared": partial(beit, use_shared_rel_pos_bias=True, global_pool="token"),
+    "beit-both": partial(beit, use_rel_pos_bias=True, use_shared_rel_pos_bias=True, qkv_bias=False),
+    "beit-plain": beit,
+    "eva": partial(eva, use_rot_pos_emb=True),
+    "eva-scale-norm": partial(eva, use_rot_pos_emb=True, scale_attn_inner=True, global_pool="token"),
+    "eva-registers": partial(eva, use_rot_pos_emb=True, attn_type="rope", num_reg_tokens=2),
+    "eva-post-norm": partial(eva, use_post_norm=True, qkv_fused=False),
+}  # fmt: skip
+if "gated" in signature(Attention).parameters:  # not in the oldest timm that is supported
+    RELATIVES |= {
+        "gated": partial(vit, attn_layer=Gated),
+        "gated-scale-norm": partial(vit, attn_layer=Gated, scale_attn_norm=True, qk_norm=True),
+        "eva-gated": gated_eva,
+        "eva-grouped": grouped_eva,
+    }
+
+
+@pytest.fixture(params=RELATIVES)
+def relative(request: pytest.FixtureRequest, scattered: Build) -> Any:
+    return scattered(RELATIVES[request.param]())
+
+
+def rotated(values: Tensor, rope: Tensor | None, prefix: int) -> Tensor:
+    """(T, d) a head's queries or keys, each pair of features turned by the angle of its position."""
+    if rope is None:
+        return values
+    turned = values.clone()
+    sines, cosines = rope.chunk(2, -1)
+    for t in range(prefix, len(values)):
+        for j in range(0, values.shape[1], 2):
+            sine, cosine = sines[t - prefix, j], cosines[t - prefix, j]
+            turned[t, j] = values[t, j] * cosine - values[t, j + 1] * sine
+            turned[t, j + 1] = values[t, j + 1] * cosine + values[t, j] * sine
+    return turned
+
+
+def heads_by_hand(
+    attention: Any, tokens: Tensor, rope: Tensor | None, shared: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    """(B, T, heads, d) what the heads give for ``tokens`` (B, T, D), and (B, heads, T, T) what each token gives to each
+    where that is one softmax, from the weights and one head of one image at a time.
+    """
+    heads = attention.num_heads
+    if attention.qkv is None:
+        q, k, v = (layer(tokens) for layer in (attention.q_proj, attention.k_proj, attention.v_proj))
+    else:
+        q, k, v = attention.qkv(tokens).chunk(3, -1)
+        if getattr(attention, "q_bias", None) is not None:
+            q, v = q + attention.q_bias, v + attention.v_bias
+    size = q.shape[-1] // heads
+    groups = q.shape[-1] // k.shape[-1]
+    normed = [getattr(attention, name, nn.Identity()) for name in ("q_norm", "k_norm")]
+    prefix = getattr(attention, "num_prefix_tokens", 0)
+    outputs = torch.zeros(*tokens.shape[:2], heads, size)
+    maps = torch.zeros(len(tokens), heads, tokens.shape[1], tokens.shape[1])
+    for image in range(len(tokens)):
+        for h in range(heads):
+            value = v[image, :, h // groups * size : (h // groups + 1) * size]
+            halves = [(0, size)]
+            if isinstance(attention, DiffAttention):  # two maps of half the features each, one taken from the other
+                halves = [(0, size // 2), (size // 2, size)]
+            each = []
+            for start, stop in halves:
+                query = normed[0](q[image, :, h * size + start : h * size + stop])
+                key = normed[1](k[image, :, h // groups * size + start : h // groups * size + stop])
+                query, key = rotated(query, rope, prefix), rotated(key, rope, prefix)
+                score = query @ key.T / (stop - start) ** 0.5
+                if getattr(attention, "relative_position_bias_table", None) is not None:
+                    score = score + attention.relative_position_bias_table[attention.relative_position_index][..., h]
+                if shared is not None:
+                    score = score + shared[h]
+                each.append(score.exp() / score.exp().sum(-1, keepdim=True) @ value)
+                maps[image, h] = score.exp() / score.exp().sum(-1, keepdim=True)
+            if len(each) == 2:
+                first = (attention.lambda_q1 * attention.lambda_k1).sum().exp()
+                second = (attention.lambda_q2 * attention.lambda_k2).sum().exp()
+                each[0] = each[0] - (first - second + attention.lambda_init) * each[1]
+            outputs[image, :, h] = each[0]
+    return outputs, None if isinstance(attention, DiffAttention) else maps
+
+
+def test_heads_are_read_before_any_norm_gate_or_projection(relative: Any) -> None:
+    batch = images(2)
+    seen: list[Tensor] = []
+    handles = [b.attn.register_forward_pre_hook(lambda _, args: seen.append(args[0])) for b in relative.blocks]
+    features, _, taps = captured(relative, batch)
+    for handle in handles:
+        handle.remove()
+    rope = getattr(relative, "rope", None)
+    bias = getattr(relative, "rel_pos_bias", None)
+    prefix = relative.num_prefix_tokens
+    assert taps.reason is None
+    assert taps.head_reason is None
+    assert taps.prefix == prefix
+    for number, (block, tokens) in enumerate(zip(relative.blocks, seen, strict=True), start=1):
+        with torch.no_grad():
+            expected, _ = heads_by_hand(
+                block.attn, tokens, None if rope is None else rope.get_embed(), None if bias is None else bias()
+            )
+        for kind, values in (
+            ("patch", expected[:, prefix:]), ("mean_patch", expected[:, prefix:].mean(1)), ("cls", expected[:, 0]),
+        ):  # fmt: skip
+            torch.testing.assert_close(features.heads[number, kind], values, rtol=1e-4, atol=1e-5)
+
+
+def test_what_follows_the_heads_gives_the_logits(relative: Any) -> None:
+    """That the tap is where it should be: the attention's own output from what was tapped, by its remaining parts."""
+    given: list[tuple[Tensor, Tensor]] = []
+    handles = [
+        block.attn.register_forward_hook(lambda _, args, out: given.append((args[0], out))) for block in relative.blocks
+    ]
+    features, _, _ = captured(relative, images(2))
+    for handle in handles:
+        handle.remove()
+    for number, (block, (tokens, output)) in enumerate(zip(relative.blocks, given, strict=True), start=1):
+        attention, prefix = block.attn, relative.num_prefix_tokens
+        heads = features.heads[number, "patch"]
+        with torch.no_grad():
+            if isinstance(attention, DiffAttention):
+                heads = attention.sub_norm(heads) * (1 - attention.lambda_init)
+            joined = heads.flatten(2)
+            if hasattr(attention, "norm"):
+                joined = attention.norm(joined)
+            if getattr(attention, "gate", None) is not None:
+                joined = joined * attention.gate(tokens).sigmoid()[:, prefix:]
+            expected = attention.proj(joined)
+        torch.testing.assert_close(output[:, prefix:], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_tokens_of_a_relative_are_the_outputs_of_its_blocks(relative: Any) -> None:
+    batch, prefix = images(3), relative.num_prefix_tokens
+    outputs: list[Tensor] = []
+    handles = [block.register_forward_hook(lambda *args: outputs.append(args[2])) for block in relative.blocks]
+    features, logits, taps = captured(relative, batch)
+    for handle in handles:
+        handle.remove()
+    assert taps.grid == (4, 4)
+    for layer, tokens in enumerate(outputs, start=1):
+        assert torch.equal(features.tokens[layer, "cls"], tokens[:, 0])
+        assert torch.equal(features.tokens[layer, "patch"], tokens[:, prefix:])
+        assert tokens.shape[1] == prefix + 16
+    with torch.no_grad():
+        if isinstance(relative, VisionTransformerDistilled):
+            last = relative.norm(outputs[-1])
+            expected = (relative.head(last[:, 0]) + relative.head_dist(last[:, 1])) / 2
+            torch.testing.assert_close(features.tokens[3, "cls"], last[:, 0])
+        else:
+            kind = "cls" if relative.global_pool == "token" else "mean_patch"
+            expected = relative.head(features.tokens[3, kind])
+        torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
+        assert torch.equal(logits, relative(batch))
+
+
+def test_attention_of_a_relative_is_the_softmax_or_there_is_a_reason(relative: Any) -> None:
+    batch = images(2)
+    seen: list[Tensor] = []
+    handles = [b.attn.register_forward_pre_hook(lambda _, args: seen.append(args[0])) for b in relative.blocks]
+    taps = taps_of(relative, batch)
+    with torch.no_grad(), taps.capture(patches=False, attention=True) as features:
+        relative(batch)
+    for handle in handles:
+        handle.remove()
+    name = type(relative).__name__
+    if taps.attention_reason is not None:
+        assert taps.attention_reason == f"the attention of {name} is not timm's plain one"
+        assert features.attention == {}
+        assert name == "Eva" or isinstance(relative.blocks[0].attn, DiffAttention)
+        return
+    bias = getattr(relative, "rel_pos_bias", None)
+    for number, (block, tokens) in enumerate(zip(relative.blocks, seen, strict=True), start=1):
+        with torch.no_grad():
+            _, expected = heads_by_hand(block.attn, tokens, None, None if bias is None else bias())
+        torch.testing.assert_close(features.attention[number], expected, rtol=1e-4, atol=1e-6)
+
+
+def test_a_distilled_vit_drops_patches_and_keeps_both_tokens(scattered: Build) -> None:
+    network, batch, hidden = scattered(distilled()), images(), hidden_of(7)
+    taps = taps_of(network, batch)
+    with torch.no_grad():
+        whole = network._pos_embed(network.patch_embed(batch))
+        kept = [[0, 1, *(2 + i for i in range(16) if not row[i])] for row in hidden.tolist()]
+        tokens = torch.stack([image[rows] for image, rows in zip(whole, kept, strict=True)])
+        for block in network.blocks:
+            tokens = block(tokens)
+        with taps.capture(patches=True) as features, taps.dropping(hidden):
+            logits = network(batch)
+        torch.testing.assert_close(logits, network.forward_head(network.norm(tokens)), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(features.tokens[2, "patch"], tokens[:, 2:], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["beit", "eva"])
+def test_blocks_that_place_patches_need_them_all(name: str) -> None:
+    taps = taps_of(RELATIVES[name]().eval(), images())
+    with pytest.raises(ModelError, match="may need the place of every patch"), taps.dropping(hidden_of(3)):
+        pytest.fail("the tokens were dropped")
+
+
+def test_a_vit_that_drops_patches_by_itself_says_so(small_vit: Build) -> None:
+    network = small_vit()
+    network.patch_drop = PatchDropout(0.5)
+    assert taps_of(network, images()).token_reason == "VisionTransformer drops patches of its own"
+
+
+class OwnPass(VisionTransformer):
+    """A vision transformer with a forward pass of its own, which takes the images in another order."""
+
+    def forward_features(self, images: Tensor, **_: Any) -> Tensor:
+        tokens = self._pos_embed(self.patch_embed(images))
+        normed: Tensor = self.norm(self.blocks(tokens.flip(0)))
+        return normed
+
+
+def test_a_vit_with_a_pass_of_its_own_is_read_as_stages(scattered: Build) -> None:
+    features, _, taps = captured(scattered(OwnPass(**TINY)), images())
+    assert taps.reason is None
+    assert taps.head_reason == "the attention heads of OwnPass are not tapped"
+    assert taps.token_reason == "OwnPass needs every token of its grid"
+    assert {kind for _, kind in features.tokens} == {"mean_patch"}
+    assert not features.heads
+
+
+class OwnAttention(Attention):
+    """An attention whose heads do something between the softmax and the projection."""
+
+    def forward(self, tokens: Tensor, **named: Any) -> Tensor:
+        output: Tensor = super().forward(tokens, **named)
+        return output
+
+
+def test_heads_of_an_unknown_attention_are_not_read(scattered: Build) -> None:
+    features, _, taps = captured(scattered(vit(attn_layer=OwnAttention)), images())
+    assert taps.head_reason == "where the heads of OwnAttention end is not known"
+    assert taps.attention_reason == "the attention of VisionTransformer is not timm's plain one"
+    assert features.heads == {}
+    assert (2, "cls") in features.tokens
+
+
+# --------------------------------------------------------------------------- the grid of the patches
+
+
+class Patches(nn.Module):
+    """A patch embedding that says nothing of its grid."""
+
+    def __init__(self, count: int, **_: Any) -> None:
+        super().__init__()
+        self.num_patches = count
+        self.proj = nn.Linear(784 // count, 16)
+
+    def forward(self, images: Tensor) -> Tensor:
+        patches: Tensor = self.proj(images.reshape(len(images), self.num_patches, -1))
+        return patches
+
+
+@pytest.mark.parametrize(("count", "grid"), [(16, (4, 4)), (49, (7, 7)), (14, None), (8, None)])
+def test_the_grid_of_an_own_patch_embedding_is_square_or_unknown(
+    scattered: Build, count: int, grid: tuple[int, int] | None
+) -> None:
+    network = scattered(vit(embed_layer=lambda **_: Patches(count)))
+    features, _, taps = captured(network, images())
+    assert features.tokens[1, "patch"].shape == (5, count, 16)
+    if grid is None:
+        reason = "the patches of VisionTransformer form no grid that is known"
+        assert (taps.attention_reason, taps.token_reason, taps.head_reason) == (reason, reason, None)
+    else:
+        assert (taps.grid, taps.attention_reason, taps.token_reason) == (grid, None, None)
+
+
+@pytest.mark.parametrize(("height", "width", "grid"), [(28, 28, (4, 4)), (14, 42, (2, 6)), (42, 21, (6, 3))])
+def test_the_grid_is_that_of_the_images_where_their_size_is_free(
+    scattered: Build, height: int, width: int, grid: tuple[int, int]
+) -> None:
+    network = scattered(vit(dynamic_img_size=True))
+    batch = torch.randn(5, 1, height, width, generator=torch.Generator().manual_seed(0))
+    features, _, taps = captured(network, batch)
+    assert taps.grid == grid
+    assert features.tokens[1, "patch"].shape[1] == grid[0] * grid[1]
+    with torch.no_grad(), taps.dropping(hidden_of(3, patches=grid[0] * grid[1])), taps.capture(True) as kept:
+        network(batch)
+    assert kept.tokens[1, "patch"].shape[1] == grid[0] * grid[1] - 3
+
+
+def test_patches_that_are_not_square_count_by_the_embedding(scattered: Build) -> None:
+    assert taps_of(scattered(vit(patch_size=(7, 14))), images()).grid == (4, 2)
+
+
+# --------------------------------------------------------------------------- hierarchical transformers
+
+
+def swin(kind: type = SwinTransformer) -> nn.Module:
+    network: nn.Module = kind(
+        img_size=32, patch_size=2, window_size=4, embed_dim=8, depths=(1, 2), num_heads=(1, 2), num_classes=8
+    )
+    return network
+
+
+def hiera(**changes: Any) -> nn.Module:
+    shape: dict[str, Any] = {
+        "img_size": (32, 32), "embed_dim": 8, "stages": (1, 2), "q_pool": 1, "mask_unit_size": (4, 4),
+        "mask_unit_attn": (True, False), "num_classes": 8,
+    }  # fmt: skip
+    network: nn.Module = Hiera(**(shape | changes))
+    return network
+
+
+def convnext_v2() -> nn.Module:
+    network: nn.Module = ConvNeXt(
+        depths=(1, 1, 1, 1), dims=(8, 8, 16, 16), use_grn=True, ls_init_value=None, num_classes=8
+    )
+    return network
+
+
+def pvt() -> nn.Module:
+    network: nn.Module = PyramidVisionTransformerV2(
+        depths=(1, 1, 1, 1), embed_dims=(8, 8, 16, 16), num_heads=(1, 1, 2, 2), num_classes=8
+    )
+    return network
+
+
+def mixer() -> nn.Module:
+    network: nn.Module = MlpMixer(img_size=32, patch_size=8, num_blocks=2, embed_dim=16, num_classes=8)
+    return network
+
+
+WINDOWS = "the attention heads of {} see windows, not the whole image"
+STAGED: dict[str, tuple[Callable[[], nn.Module], str, str]] = {
+    "swin": (swin, WINDOWS.format("SwinTransformer"), "SwinTransformer needs every token of its grid"),
+    "swin-v2": (
+        partial(swin, SwinTransformerV2), WINDOWS.format("SwinTransformerV2"),
+        "SwinTransformerV2 needs every token of its grid",
+    ),
+    "hiera": (
+        hiera, "the attention heads in early stages of Hiera see mask units, not the whole image",
+        "Hiera needs every token of its grid",
+    ),
+    "pvt": (
+        pvt, "the attention heads of PyramidVisionTransformerV2 are not tapped",
+        "PyramidVisionTransformerV2 needs every token of its grid",
+    ),
+    "mixer": (mixer, "MlpMixer has no attention heads", "MlpMixer needs every token of its grid"),
+    "convnext-v2": (
+        convnext_v2, "a convolutional network has no attention heads", "a convolutional network has no tokens",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", STAGED)
+def test_stages_are_means_over_all_their_positions(scattered: Build, name: str) -> None:
+    build, head_reason, token_reason = STAGED[name]
+    network: Any = scattered(build())
+    batch = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    outputs: list[Tensor] = []
+    named = dict(network.named_modules())
+    handles = [
+        named[stage["module"]].register_forward_hook(lambda *args: outputs.append(args[2]))
+        for stage in network.feature_info
+    ]
+    taps = taps_of(network, batch)
+    outputs.clear()
+    with torch.no_grad(), taps.capture(True, attention=True) as features:
+        logits = network(batch)
+    for handle in handles:
+        handle.remove()
+    assert (taps.reason, taps.head_reason, taps.attention_reason) == (None, head_reason, head_reason)
+    assert taps.token_reason == token_reason
+    assert taps.blocks == len(outputs) == len(network.feature_info)
+    assert not features.heads
+    assert not features.attention
+    assert set(features.tokens) == {(layer, "mean_patch") for layer in range(1, taps.blocks + 2)}
+    for layer, (stage, output) in enumerate(zip(network.feature_info, outputs, strict=True), start=1):
+        channels = stage["num_chs"]
+        for image in range(3):
+            axis = 0 if name in ("pvt", "convnext-v2") else output.ndim - 2
+            columns = output[image].movedim(axis, 0).reshape(channels, -1)
+            total = sum(columns[:, position] for position in range(columns.shape[1]))
+            torch.testing.assert_close(
+                features.tokens[layer, "mean_patch"][image], total / columns.shape[1], rtol=1e-4, atol=1e-5
+            )
+    read = features.tokens[taps.blocks + 1, "mean_patch"]
+    torch.testing.assert_close(network.get_classifier()(read), logits, rtol=1e-4, atol=1e-4)
+    with torch.no_grad():
+        assert torch.equal(network(batch), logits)
+
+
+def test_the_axis_of_channels_is_not_taken_for_a_position(scattered: Build) -> None:
+    """A stage of as many rows as channels, (B, 8, 8, 8): only the network knows which is which."""
+    network: Any = SwinTransformer(
+        img_size=32, patch_size=4, window_size=4, embed_dim=8, depths=(1, 1), num_heads=(1, 1), num_classes=8
+    )
+    scattered(network)
+    batch = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    outputs: list[Tensor] = []
+    handle = network.layers[0].register_forward_hook(lambda *args: outputs.append(args[2]))
+    features, _, _ = captured(network, batch)
+    handle.remove()
+    assert outputs[-1].shape == (2, 8, 8, 8)
+    torch.testing.assert_close(features.tokens[1, "mean_patch"], outputs[-1].mean((1, 2)))
+
+
+def test_a_hiera_without_mask_units_still_has_no_tapped_heads(scattered: Build) -> None:
+    network = scattered(hiera(mask_unit_attn=(False, False)))
+    taps = taps_of(network, torch.zeros(2, 3, 32, 32))
+    assert taps.head_reason == "the attention heads of Hiera are not tapped"
