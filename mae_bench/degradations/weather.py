@@ -30,7 +30,7 @@ _TRUNCATION = 4.0
 def corrupt(name: str, images: Tensor, parameters: tuple[float, ...], setting: Setting) -> Tensor:
     """Weather ``name`` with the ``parameters`` of a severity, in the order of their table."""
     pixels, keys, seed = images.float(), setting.keys, setting.seed
-    count, channels, height, width = images.shape
+    height, width = images.shape[-2:]
     if name == "fog":
         amount, decay = parameters
         mapsize = 2 ** math.ceil(math.log2(max(height, width)))
@@ -44,7 +44,7 @@ def corrupt(name: str, images: Tensor, parameters: tuple[float, ...], setting: S
         corrupted = brightness(pixels, added)
     else:
         loc, scale = parameters[:2]
-        noise = loc + scale * random_normal(keys, height * width, seed, name).view(count, 1, height, width)
+        noise = loc + scale * random_normal(keys, height * width, seed, name).view(-1, 1, height, width)
         if name == "snow":
             zoom, threshold, radius, sigma, mix = parameters[2:]
             angle = 90 * random_uniform(keys, 1, seed, "snow_angle")[:, 0] - 135
@@ -74,8 +74,8 @@ def _colour(colour: tuple[float, ...], images: Tensor) -> Tensor:
 
 
 def fog(images: Tensor, amount: float, plasma: Tensor) -> Tensor:
-    """``amount`` of a ``plasma`` (B, side, side) map in [0, 1], at least as large as the images, added to them; the sum
-    is scaled so that an image's highest value can be reached by none of its pixels but those.
+    """``amount`` of a ``plasma`` (B, side, side) map in [0, 1], at least as large as the images, added to them, and the
+    sum scaled so that an image gets no lighter than its lightest pixel.
 
     >>> fog(torch.full((1, 1, 2, 2), 0.5), 1.5, torch.eye(4)[None])
     tensor([[[[0.5000, 0.1250],
@@ -89,7 +89,7 @@ def fog(images: Tensor, amount: float, plasma: Tensor) -> Tensor:
 def plasma_fractal(keys: Tensor, seed: int, mapsize: int, decay: float) -> Tensor:
     """(B, mapsize, mapsize) height maps in [0, 1] by the diamond-square algorithm (Fournier et al. 1982,
     doi:10.1145/358523.358553) on a torus: a point half-way between others is their mean plus a uniform number, whose
-    range is divided by ``decay`` each time the points get twice as dense.
+    range is divided by the square of ``decay`` each time the points get twice as dense.
 
     Args:
         mapsize: a power of two.
@@ -99,20 +99,17 @@ def plasma_fractal(keys: Tensor, seed: int, mapsize: int, decay: float) -> Tenso
     reach, used = 1.0, 0
     while (points := corners.shape[1]) < mapsize:
         wobble = reach * (2 * uniform[:, used : used + 3 * points**2].view(-1, 3, points, points) - 1)
-        centres = _mean_of(corners, corners.roll(-1, 1), corners.roll(-1, 2), corners.roll((-1, -1), (1, 2)))
-        centres = centres + wobble[:, 0]
-        tops = _mean_of(centres, centres.roll(1, 1), corners, corners.roll(-1, 2)) + wobble[:, 1]
-        lefts = _mean_of(centres, centres.roll(1, 2), corners, corners.roll(-1, 1)) + wobble[:, 2]
+        right, below = corners.roll(-1, 2), corners.roll(-1, 1)
+        centres = (corners + right + below + right.roll(-1, 1)) / 4 + wobble[:, 0]
+        tops = (corners + right + centres + centres.roll(1, 1)) / 4 + wobble[:, 1]
+        lefts = (corners + below + centres + centres.roll(1, 2)) / 4 + wobble[:, 2]
         rows = torch.stack((torch.stack((corners, tops), -1), torch.stack((lefts, centres), -1)), 2)
         corners = rows.view(-1, 2 * points, 2 * points)
         used += 3 * points**2
-        reach /= decay
+        # the published code multiplies a number by the range that it is drawn from
+        reach /= decay**2
     lowest, highest = corners.amin((1, 2), keepdim=True), corners.amax((1, 2), keepdim=True)
     return (corners - lowest) / (highest - lowest)
-
-
-def _mean_of(*neighbours: Tensor) -> Tensor:
-    return torch.stack(neighbours).mean(0)
 
 
 def frost(images: Tensor, image_weight: float, frost_weight: float, texture: Tensor) -> Tensor:
@@ -137,9 +134,9 @@ def snow_layer(noise: Tensor, zoom: float, threshold: float, radius: float, sigm
     """
     flakes = clipped_zoom(noise, zoom)
     flakes = torch.where(flakes < threshold, 0, flakes.clamp(0, 1))
-    # as the published code, which cuts the layer to 8 bits and gets it back from ImageMagick rounded to 8 bits
     blurred = directional_blur((flakes * 255).floor() / 255, radius, sigma, angle)
-    return (blurred * 255).round() / 255
+    # as ImageMagick, which rounds to 16 bits and stores the upper 8
+    return (blurred * 255 + 0.5 / 257).floor() / 255
 
 
 def snow(images: Tensor, mix: float, layer: Tensor) -> Tensor:

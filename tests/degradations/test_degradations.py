@@ -20,7 +20,7 @@ from mae_bench.degradations import (
     degradation,
 )
 
-LAW = settings(max_examples=8, deadline=None, derandomize=True)
+LAW = settings(max_examples=5, deadline=None, derandomize=True)
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 # square and not, a multiple of the grid of 7 cells and not
