@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from mae_bench import corruption_error
+from mae_bench.cells import FAMILIES
 from mae_bench.corruption_error import corruption_scores
 from mae_bench.degradations import EVERY
 from mae_bench.degradations.ladders import RARE, conditions
@@ -22,9 +23,9 @@ UNRANKED = ("clean", "token_drop")
 RESAMPLES = 2000
 _SEED = 20260203
 _LEGEND = (
-    "Rates in percent with 95 % intervals (clean: Wilson; score: bootstrap over images). *score*: mean over the "
-    "families, clean and token_drop apart, of the mean top-1 of a family's cells. *kept*: that mean over the clean "
-    "top-1. `1=`: the paired difference from the leader may be chance (bootstrap over images, Holm over models). "
+    "Rates in percent with 95 % intervals (clean: Wilson; score: bootstrap over images). *score*: mean, over the "
+    "families that every ranked model has complete (clean and token_drop apart), of the mean top-1 of a family's "
+    "cells. *kept*: that mean over the clean top-1. `1=`: the paired difference from the leader may be chance (bootstrap over images, Holm over models). "
     "*alignment* (mean patch token) and *retention adj.*: at the last block, mean over the cells. images/s depends on "
     "the machine that ran."
 )
@@ -171,7 +172,9 @@ class Leaderboard:
             if self.images == self.images_expected
             else f"the first {self.images:,} of {self.images_expected:,}"
         )
-        return f"{self.suite}: {subset} images, {len(self.rows)} cells."
+        scored = scored_families(self.standings)
+        of_score = f" The score is over {', '.join(scored)}." if scored else ""
+        return f"{self.suite}: {subset} images, {len(self.rows)} cells.{of_score}"
 
     def to_text(self) -> str:
         from tabulate import tabulate
@@ -315,24 +318,35 @@ def tied_with_leader(scores: np.ndarray, means: np.ndarray, alpha: float = 0.05)
 
 
 def _ranked(standings: Sequence[Standing], shared: Mapping[str, set[str]], outcomes: Outcomes) -> tuple[Standing, ...]:
-    ranking = [family for family, conditions in shared.items() if conditions and family not in UNRANKED]
-    ranked = [s for s in standings if ranking and not s.partial]
+    scored = scored_families(standings)
+    ranked = [s for s in standings if scored and not s.partial and s.robust.keys() >= set(scored)]
     rest = sorted((s for s in standings if s not in ranked), key=lambda s: (-s.clean[0], s.model))
     if not ranked:
         return tuple(rest)
-    first = f"{ranked[0].model}-{min(shared[ranking[0]])}"
+    counted = {family: shared[family] for family in scored}
+    first = f"{ranked[0].model}-{min(shared[scored[0]])}"
     ran = outcomes.prediction[first] != ABSENT
-    values = np.stack([image_scores(outcomes, s.model, shared)[ran] for s in ranked], axis=1)
+    values = np.stack([image_scores(outcomes, s.model, counted)[ran] for s in ranked], axis=1)
     scores = values.mean(0)
     means = bootstrap_means(values)
     tied = tied_with_leader(scores, means)
     intervals = np.quantile(means, [0.025, 0.975], axis=0)
     many = tied.sum() > 1
-    scored = [
+    placed = [
         _scored(s, float(scores[i]), (float(intervals[0, i]), float(intervals[1, i])), bool(tied[i] and many))
         for i, s in enumerate(ranked)
     ]
-    return (*sorted(scored, key=lambda s: (-(s.score or 0.0), s.model)), *rest)
+    return (*sorted(placed, key=lambda s: (-(s.score or 0.0), s.model)), *rest)
+
+
+def scored_families(standings: Iterable[Standing]) -> tuple[str, ...]:
+    """Families that enter the ranking score: those that every model has complete which is complete in all that it has
+    cells of; clean and token_drop never do.
+    """
+    complete = [s.robust.keys() - set(UNRANKED) for s in standings if not s.partial]
+    having = [families for families in complete if families]
+    common = set.intersection(*having) if having else set()
+    return tuple(family for family in FAMILIES if family in common)
 
 
 def _scored(standing: Standing, score: float, interval: tuple[float, float], tied: bool) -> Standing:
@@ -358,7 +372,8 @@ def _standing(
     }
     for family in shared:
         mine = [r for r in rows if r.family == family and r.n == images]
-        if not {r.condition for r in mine} >= default[family]:
+        started = any(r.family == family for r in rows)
+        if started and not {r.condition for r in mine} >= default[family]:
             partial.append(family)
         counted = [r for r in mine if not shared[family] or r.condition in shared[family]]
         if not counted:

@@ -215,9 +215,12 @@ def test_csv_holds_the_numbers_that_the_table_rounds(board: Callable[..., Leader
 
 
 def test_caption_says_what_the_table_is_of(board: Callable[..., Leaderboard]) -> None:
-    assert board(THREE).caption == "fashion_mnist: all 20 images, 21 cells."
+    of_score = "The score is over blur, occlusion."
+    assert board(THREE).caption == f"fashion_mnist: all 20 images, 21 cells. {of_score}"
     changes = {(model, c): {"n_expected": 10_000} for model, conditions in THREE.items() for c in conditions}
-    assert board(THREE, changes=changes).caption == "fashion_mnist: the first 20 of 10,000 images, 21 cells."
+    assert (
+        board(THREE, changes=changes).caption == f"fashion_mnist: the first 20 of 10,000 images, 21 cells. {of_score}"
+    )
 
 
 def test_nothing_and_several_suites_have_no_leaderboard(cell_result: MakeResult) -> None:
@@ -250,12 +253,23 @@ def test_model_with_a_missing_cell_is_marked_and_not_ranked(board: Callable[...,
     assert alone.standings == leaderboard.standings[:2]
 
 
-def test_model_without_a_family_is_not_ranked(board: Callable[..., Leaderboard]) -> None:
+def test_a_family_that_a_model_was_not_run_on_counts_for_none(board: Callable[..., Leaderboard]) -> None:
     leaderboard = board({**THREE, "flat": {c: h for c, h in THREE["flat"].items() if c not in OCCLUSION}})
     flat = standing(leaderboard, "flat")
-    assert (flat.partial, flat.score) == (("occlusion",), None)
+    assert flat.partial == ()
     assert "occlusion" not in flat.robust
-    assert dict(zip(leaderboard.header, leaderboard.cells()[-1], strict=True))["occlusion (%)"] == "-"
+    assert leaderboard.caption.endswith("The score is over blur.")
+    for s in leaderboard.standings:
+        assert s.score == pytest.approx(s.robust["blur"])
+    lines = [dict(zip(leaderboard.header, cells, strict=True)) for cells in leaderboard.cells()]
+    assert next(line for line in lines if line["model"] == "flat")["occlusion (%)"] == "-"
+
+
+def test_model_with_a_part_of_a_family_is_not_ranked(board: Callable[..., Leaderboard]) -> None:
+    leaderboard = board({**THREE, "flat": {c: h for c, h in THREE["flat"].items() if c not in OCCLUSION[1:]}})
+    flat = standing(leaderboard, "flat")
+    assert (flat.partial, flat.score) == (("occlusion",), None)
+    assert leaderboard.caption.endswith("The score is over blur, occlusion.")
 
 
 def test_model_that_saw_fewer_images_is_not_ranked(board: Callable[..., Leaderboard], cell_result: MakeResult) -> None:
