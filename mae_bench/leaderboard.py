@@ -25,9 +25,9 @@ _SEED = 20260203
 _LEGEND = (
     "Rates in percent with 95 % intervals (clean: Wilson; score: bootstrap over images). *score*: mean, over the "
     "families that every ranked model has complete (clean and token_drop apart), of the mean top-1 of a family's "
-    "cells. *kept*: that mean over the clean top-1. `1=`: the paired difference from the leader may be chance (bootstrap over images, Holm over models). "
-    "*alignment* (mean patch token) and *retention adj.*: at the last block, mean over the cells. images/s depends on "
-    "the machine that ran."
+    "cells. *kept*: that mean over the clean top-1. `1=`: the paired difference from the leader may be chance "
+    "(bootstrap over images, Holm over models). *alignment* (mean patch token) and *retention adj.*: at the last "
+    "block, mean over the cells. images/s depends on the machine that ran."
 )
 
 

@@ -107,13 +107,81 @@ class Classifier(nn.Module):
         )
 
     def weights_hash(self) -> str:
-        """SHA-256 over every tensor's name, type, shape and bytes (64 bits of it, hexadecimal)."""
-        digest = hashlib.sha256()
-        for key, value in sorted(self.module.state_dict().items()):
-            tensor = value.detach().cpu().contiguous()
-            digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()[:16]
+        """The :func:`weights_hash` of the module."""
+        return weights_hash(self.module)
+
+
+def weights_hash(module: nn.Module) -> str:
+    """SHA-256 over every tensor's name, type, shape and bytes (64 bits of it, hexadecimal)."""
+    digest = hashlib.sha256()
+    for key, value in sorted(module.state_dict().items()):
+        tensor = value.detach().cpu().contiguous()
+        digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def heads_of(module: nn.Module) -> list[nn.Linear]:
+    """The linear layers that timm calls the classifier of ``module``: none where it is an encoder or no timm model, two
+    where there is a distillation token.
+    """
+    found = getattr(module, "get_classifier", lambda: None)()
+    return [head for head in (found if isinstance(found, tuple) else (found,)) if isinstance(head, nn.Linear)]
+
+
+def untrained_head(module: nn.Module) -> str | None:
+    """Why the classifier of ``module`` (a timm model, or a :class:`Classifier` of one) looks as it was before any
+    training; None where it does not, or where it cannot be told.
+
+    All weights are zero (timm's ``jax``, Hiera); or every bias is zero and the n weights are normal around 0 with a
+    standard deviation of 0.02 (``trunc_normal_(std=0.02)``, whose bounds at -2 and 2 are never met), of 0.001 times
+    that (Beit, Eva) or of 0.01 (RegNet), or uniform within 1 / sqrt(classes) (EfficientNet); or bias and weights are uniform
+    within 1 / sqrt(features) (``torch.nn.Linear``). A distribution is recognised by its moments: mean, standard
+    deviation and kurtosis within five standard errors of what n independent draws give, and for a uniform one no weight
+    beyond its bounds. One step of training moves every bias, and brings weights beyond a bound.
+
+    >>> untrained_head(Classifier(nn.Linear(8, 5), mean=(0.5,), std=(0.5,), input_size=(1, 2, 4))) is None
+    True
+    """
+    heads = heads_of(module.module if isinstance(module, Classifier) else module)
+    return next((reason for head in heads if (reason := _initial(head)) is not None), None)
+
+
+def _initial(head: nn.Linear) -> str | None:
+    """Which distribution ``head`` was drawn from, in words."""
+    weight, bias = head.weight.detach().double(), head.bias
+    classes, features = weight.shape
+    untrained = f"its classifier of {classes} x {features} weights was never trained"
+    if not bool(weight.any()):
+        return f"{untrained}: all are zero"
+    if bias is None:
+        return None
+    unmoved = not bool(bias.detach().any())
+    for deviation in (0.02, 0.02 * 0.001, 0.01):
+        if unmoved and _drawn(weight, deviation, kurtosis=3.0, variance_of_kurtosis=24.0):
+            return f"{untrained}: its bias is zero, and they are normal with a standard deviation of {deviation:g}"
+    for bound, fits in ((classes**-0.5, unmoved), (features**-0.5, _within(bias, features**-0.5))):
+        if fits and _within(weight, bound) and _drawn(weight, bound / 3**0.5, 9 / 5, 1.317):
+            return f"{untrained}: they are uniform within {bound:.4g}"
+    return None
+
+
+def _within(values: Tensor, bound: float) -> bool:
+    return float(values.detach().abs().max()) <= bound * 1.001  # which half precision may have rounded up
+
+
+def _drawn(values: Tensor, deviation: float, kurtosis: float, variance_of_kurtosis: float) -> bool:
+    """Whether the moments of ``values`` are those of independent draws from a symmetric distribution around 0; n times
+    the variance of a sample's kurtosis is mu_8 - 4 kurtosis mu_6 + 4 kurtosis^3 - kurtosis^2 of the standardised one.
+    """
+    n = values.numel()
+    second = values.square().mean()
+    errors = (
+        (values.mean() / deviation, 1.0),
+        (second.sqrt() / deviation - 1, (kurtosis - 1) / 4),
+        (values.pow(4).mean() / second.square() - kurtosis, variance_of_kurtosis),
+    )
+    return all(abs(float(error)) <= 5 * (variance / n) ** 0.5 for error, variance in errors)
 
 
 def _described(value: object) -> str:

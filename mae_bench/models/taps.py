@@ -1,8 +1,8 @@
 """Tokens and attention heads of a network, read by forward hooks while it classifies.
 
-Token kinds: ``cls`` (the class token), ``mean_patch`` (mean over patch tokens, or the spatial mean of a CNN
-stage) and ``patch`` (every patch token). Layer 0 is the input of the first block, layers 1 to L follow the
-blocks or stages, layer L + 1 is what the head reads.
+Token kinds: ``cls`` (the class token), ``mean_patch`` (mean over patch tokens, or over the positions of a stage) and
+``patch`` (every patch token). Layer 0 is the input of the first block, layers 1 to L follow the blocks or stages, layer
+L + 1 is what the head reads.
 """
 
 from __future__ import annotations
@@ -12,13 +12,29 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
+from timm.layers import AttentionRope, DiffAttention
+from timm.models.beit import Attention as BeitAttention
+from timm.models.beit import Beit
+from timm.models.deit import VisionTransformerDistilled
+from timm.models.eva import Eva, EvaAttention
 from timm.models.vision_transformer import Attention, VisionTransformer
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from mae_bench.models import ModelError
+from mae_bench.models.probes import Probed
 
 KINDS = ("cls", "mean_patch", "patch")
+TRANSFORMERS = (VisionTransformer, VisionTransformerDistilled, Beit, Eva)
+"""Those whose blocks pass on one sequence: class token, further tokens, patches."""
+AFTER_HEADS = {
+    Attention.forward: "norm",
+    AttentionRope.forward: "norm",
+    EvaAttention.forward: "norm",
+    DiffAttention.forward: "sub_norm",
+    BeitAttention.forward: "proj",
+}
+"""The part of each of timm's attentions that takes what the heads give, before any norm, gate or projection."""
 
 
 @dataclass
@@ -119,27 +135,29 @@ class Taps:
 
 
 class TransformerTaps(Taps):
-    """Taps of a timm ``VisionTransformer``, pooled by class token or by average."""
+    """Taps of one of timm's ``TRANSFORMERS``, pooled by class token or by average; ``example`` is a batch to embed."""
 
-    def __init__(self, model: VisionTransformer) -> None:
+    def __init__(self, model: VisionTransformer | Beit | Eva, example: Tensor) -> None:
         self.model = model
         self.blocks = len(model.blocks)
         self.reason = None
         self.prefix = model.num_prefix_tokens
         self.has_cls = model.cls_token is not None
+        name = type(model).__name__
         attentions = [getattr(block, "attn", None) for block in model.blocks]
-        known = all(
-            isinstance(getattr(a, "proj", None), nn.Linear) and isinstance(getattr(a, "num_heads", None), int)
-            for a in attentions
-        )
-        self.head_reason = None if known else f"the attention of {type(model).__name__} has no output projection to tap"
-        plain = all(type(a) is Attention for a in attentions)
-        self.attention_reason = None if plain else f"the attention of {type(model).__name__} is not timm's plain one"
-        self.grid: tuple[int, int] = tuple(model.patch_embed.grid_size)
-        whole = (
-            isinstance(model.patch_drop, nn.Identity) and self.grid[0] * self.grid[1] == model.patch_embed.num_patches
-        )
-        self.token_reason = None if whole else f"{type(model).__name__} drops patches of its own"
+        self.head_reason = next((reason for a in attentions if (reason := _headless(a, name)) is not None), None)
+        mapped = all(_runs_as(a, Attention) or _runs_as(a, BeitAttention) for a in attentions)
+        self.attention_reason = None if mapped else f"the attention of {name} is not timm's plain one"
+        self.token_reason = None
+        if not isinstance(model, VisionTransformer):
+            self.token_reason = f"the blocks of {name} may need the place of every patch"
+        elif not isinstance(model.patch_drop, nn.Identity):
+            self.token_reason = f"{name} drops patches of its own"
+        grid = _grid(model.patch_embed, example)
+        if grid is None:
+            unknown = f"the patches of {name} form no grid that is known"
+            self.attention_reason, self.token_reason = self.attention_reason or unknown, self.token_reason or unknown
+        self.grid = grid or (0, 0)
 
     def _attach(self, features: Features, patches: bool, handles: list[RemovableHandle]) -> None:
         def keep(layer: int, tokens: Tensor) -> None:
@@ -151,7 +169,9 @@ class TransformerTaps(Taps):
                 features.tokens[layer, "patch"] = body
 
         def keep_heads(block: int, heads: int, outputs: Tensor) -> None:
-            outputs = outputs.reshape(*outputs.shape[:-1], heads, -1).float()
+            # (B, heads, T, d) where what follows treats each head alone, else (B, T, heads * d)
+            outputs = outputs.transpose(1, 2) if outputs.ndim == 4 else outputs.reshape(*outputs.shape[:2], heads, -1)
+            outputs = outputs.float()
             if self.has_cls:
                 features.heads[block, "cls"] = outputs[:, 0]
             body = outputs[:, self.prefix :]
@@ -165,8 +185,9 @@ class TransformerTaps(Taps):
             handles.append(block.register_forward_hook(lambda _, __, out, layer=index: keep(layer, out)))
             if self.head_reason is None:
                 attention = block.attn
+                follows = getattr(attention, AFTER_HEADS[type(attention).forward])
                 handles.append(
-                    attention.proj.register_forward_pre_hook(
+                    follows.register_forward_pre_hook(
                         lambda _, args, block=index, heads=attention.num_heads: keep_heads(block, heads, args[0])
                     )
                 )
@@ -181,12 +202,17 @@ class TransformerTaps(Taps):
             handles.append(model.fc_norm.register_forward_hook(lambda _, __, out: keep_pooled(out)))
 
     def _attach_attention(self, features: Features, handles: list[RemovableHandle]) -> None:
-        def keep(block: int, attention: nn.Module, tokens: Tensor) -> None:
-            features.attention[block] = attention_map(attention, tokens)
+        def keep(block: int, attention: nn.Module, tokens: Tensor, bias: Tensor | None) -> None:
+            features.attention[block] = attention_map(attention, tokens, bias)
 
         for index, block in enumerate(self.model.blocks, start=1):
             handles.append(
-                block.attn.register_forward_pre_hook(lambda module, args, index=index: keep(index, module, args[0]))
+                block.attn.register_forward_pre_hook(
+                    lambda module, args, named, index=index: keep(
+                        index, module, args[0], named.get("shared_rel_pos_bias")
+                    ),
+                    with_kwargs=True,
+                )
             )
 
     def _attach_dropping(self, hidden: Tensor) -> RemovableHandle:
@@ -213,38 +239,78 @@ class TransformerTaps(Taps):
 
 
 class StageTaps(Taps):
-    """Taps of a timm CNN: the spatial mean of each stage, and what the classifier reads."""
+    """Taps of a timm network of stages, a CNN or a hierarchical transformer: the mean over the positions of each stage,
+    and what the classifier reads. ``stages`` come with the axes of their positions.
+    """
 
-    def __init__(self, stages: list[nn.Module], classifier: nn.Module) -> None:
+    def __init__(
+        self, model: nn.Module, stages: list[tuple[nn.Module, tuple[int, ...]]], classifier: nn.Module
+    ) -> None:
         self.stages = stages
         self.classifier = classifier
         self.blocks = len(stages)
+        self.prefix = getattr(model, "num_prefix_tokens", 0)
         self.reason = None
-        self.head_reason = self.attention_reason = "a convolutional network has no attention heads"
+        name = type(model).__name__
+        sequences = any(positions == (1,) for _, positions in stages)
+        local = _local_heads(model)
+        kind = name if sequences else "a convolutional network"
+        self.head_reason = self.attention_reason = local or f"{kind} has no attention heads"
         self.token_reason = "a convolutional network has no tokens"
+        if local or sequences:
+            self.token_reason = f"{name} needs every token of its grid"
 
     def _attach(self, features: Features, patches: bool, handles: list[RemovableHandle]) -> None:  # noqa: ARG002
-        def keep(layer: int, values: Tensor) -> None:
-            features.tokens[layer, "mean_patch"] = (
-                values.flatten(2).float().mean(-1) if values.ndim == 4 else values.float()
+        def keep(layer: int, values: Tensor, positions: tuple[int, ...]) -> None:
+            if positions == (1,):
+                values = values[:, self.prefix :]
+            if positions:
+                values = values.flatten(positions[0], positions[-1]).float().mean(positions[0])
+            features.tokens[layer, "mean_patch"] = values.float()
+
+        for index, (stage, positions) in enumerate(self.stages, start=1):
+            handles.append(
+                stage.register_forward_hook(lambda _, __, out, layer=index, at=positions: keep(layer, out, at))
             )
-
-        for index, stage in enumerate(self.stages, start=1):
-            handles.append(stage.register_forward_hook(lambda _, __, out, layer=index: keep(layer, out)))
         last = self.blocks + 1
-        handles.append(self.classifier.register_forward_pre_hook(lambda _, args: keep(last, args[0])))
+        handles.append(
+            self.classifier.register_forward_pre_hook(
+                lambda _, args: keep(last, args[0], (2, 3) if args[0].ndim == 4 else ())
+            )
+        )
 
 
-def attention_map(attention: nn.Module, tokens: Tensor) -> Tensor:
-    """(B, heads, T, T) what timm's plain ``attention`` gives for its input ``tokens`` (B, T, D), computed beside it, so
-    that its fused kernel stays in use; softmax in float32.
+def _local_heads(model: nn.Module) -> str | None:
+    """Why the attention heads of a network of stages are not read; None where it has none."""
+    name = type(model).__name__
+    attentions = [part for part in model.modules() if hasattr(part, "num_heads") or hasattr(part, "heads")]
+    if any(getattr(part, "use_mask_unit_attn", False) for part in attentions):
+        return f"the attention heads in early stages of {name} see mask units, not the whole image"
+    if any("Window" in type(part).__name__ for part in attentions):
+        return f"the attention heads of {name} see windows, not the whole image"
+    return f"the attention heads of {name} are not tapped" if attentions else None
+
+
+def attention_map(attention: Attention | BeitAttention, tokens: Tensor, bias: Tensor | None = None) -> Tensor:
+    """(B, heads, T, T) what timm's plain ``attention``, or that of Beit, gives for its input ``tokens`` (B, T, D),
+    computed beside it, so that its fused kernel stays in use; softmax in float32. ``bias`` (heads, T, T) is the
+    position bias that the blocks of a Beit share.
     """
     batch, count, _ = tokens.shape
-    qkv = attention.qkv(tokens).reshape(batch, count, 3, attention.num_heads, -1)  # type: ignore[operator]
-    queries, keys, _ = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-    queries, keys = attention.q_norm(queries), attention.k_norm(keys)  # type: ignore[operator]
+    of_beit = isinstance(attention, BeitAttention)
+    qkv = attention.qkv(tokens)
+    if of_beit and attention.q_bias is not None:
+        qkv = qkv + torch.cat([attention.q_bias, attention.k_bias, attention.v_bias])
+    queries, keys, _ = qkv.reshape(batch, count, 3, attention.num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+    if not of_beit:
+        queries, keys = attention.q_norm(queries), attention.k_norm(keys)
     with torch.autocast(tokens.device.type, enabled=False):  # which would cast the product back down
         scores: Tensor = (queries.float() * attention.scale) @ keys.float().transpose(-2, -1)
+        if of_beit and attention.relative_position_bias_table is not None:
+            own = attention.relative_position_bias_table[attention.relative_position_index]
+            scores = scores + own.permute(2, 0, 1).float()
+        if bias is not None:
+            scores = scores + bias.float()
         return scores.softmax(-1)
 
 
@@ -254,26 +320,61 @@ def _kept(values: Tensor, hidden: Tensor) -> Tensor:
 
 
 def taps_of(module: nn.Module, example: Tensor) -> Taps:
-    """The taps that fit ``module``; ``example`` (B, C, H, W) is a batch to try them on."""
-    if type(module).__name__ == "VisionTransformer" and isinstance(module, VisionTransformer):
-        if module.attn_pool is not None:
-            return Taps("a VisionTransformer with attention pooling has no fixed last token to read")
-        return TransformerTaps(module)
+    """The taps that fit ``module``, those of its encoder where it is a probe; ``example`` (B, C, H, W) is a batch to
+    try them on.
+    """
+    if isinstance(module, Probed):
+        module = module.encoder
+    name = type(module).__name__
+    if any(_runs_as(module, kind) for kind in TRANSFORMERS):
+        if getattr(module, "attn_pool", None) is not None:
+            return Taps(f"a {name} with attention pooling has no fixed last token to read")
+        return TransformerTaps(module, example)
     stages = _stages(module, example)
     if stages is not None:
-        *blocks, classifier = stages
-        return StageTaps(blocks, classifier)
-    return Taps(f"the layers of {type(module).__name__} are not tapped")
+        return StageTaps(module, *stages)
+    return Taps(f"the layers of {name} are not tapped")
 
 
-def _stages(module: nn.Module, example: Tensor) -> list[nn.Module] | None:
-    """The stages that timm names for ``module``, if each gives (B, C, h, w) with the channels it declares, and last
-    its classifier.
+def _runs_as(module: object, kind: type[nn.Module]) -> bool:
+    """Whether ``module`` is of ``kind``, with none of the methods that make its forward pass replaced."""
+    passes = ("forward", "forward_features", "forward_head", "_pos_embed")
+    return isinstance(module, kind) and all(getattr(type(module), p, 0) is getattr(kind, p, 0) for p in passes)
+
+
+def _headless(attention: nn.Module | None, model: str) -> str | None:
+    """Why what the heads of ``attention`` give cannot be read; None where it can."""
+    if attention is None:
+        return f"the attention of {model} has no output projection to tap"
+    if getattr(type(attention), "forward", None) not in AFTER_HEADS:
+        return f"where the heads of {type(attention).__name__} end is not known"
+    return None
+
+
+def _grid(patch_embed: nn.Module, example: Tensor) -> tuple[int, int] | None:
+    """(rows, columns) of the patches into which ``patch_embed`` cuts the images of ``example``, if that can be told."""
+    with torch.inference_mode():
+        patches = patch_embed(example)
+    if patches.ndim == 4:  # left unflattened, (B, rows, columns, D), for images of any size
+        return patches.shape[1], patches.shape[2]
+    count = patches.shape[1]
+    rows, columns = getattr(patch_embed, "grid_size", None) or (0, 0)
+    if rows * columns == count:
+        return rows, columns
+    height, width = example.shape[2:]
+    rows = round((count * height / width) ** 0.5)  # of square patches
+    columns = count // max(rows, 1)
+    return (rows, columns) if rows * columns == count and rows * width == columns * height else None
+
+
+def _stages(module: nn.Module, example: Tensor) -> tuple[list[tuple[nn.Module, tuple[int, ...]]], nn.Module] | None:
+    """The stages that timm names for ``module`` with the axes of their positions, if each gives as many channels as it
+    declares, and its classifier.
     """
     info = getattr(module, "feature_info", None)
     named = dict(module.named_modules())
     classifier = getattr(module, "get_classifier", lambda: None)()
-    if not info or not isinstance(classifier, nn.Linear):
+    if not info or not isinstance(classifier, nn.Linear | nn.Identity):
         return None
     stages = [(named.get(stage["module"]), stage["num_chs"]) for stage in info]
     outputs: dict[int, object] = {}
@@ -288,8 +389,22 @@ def _stages(module: nn.Module, example: Tensor) -> list[nn.Module] | None:
     finally:
         for handle in handles:
             handle.remove()
-    for i, (_, channels) in enumerate(stages):
-        out = outputs.get(i)
-        if not isinstance(out, Tensor) or out.ndim != 4 or out.shape[1] != channels:
+    last = getattr(module, "output_fmt", None) == "NHWC"
+    found = []
+    for i, (stage, channels) in enumerate(stages):
+        positions = _positions(outputs.get(i), channels, last)
+        if stage is None or positions is None:
             return None
-    return [*(stage for stage, _ in stages if stage is not None), classifier]
+        found.append((stage, positions))
+    return found, classifier
+
+
+def _positions(values: object, channels: int, channels_last: bool) -> tuple[int, ...] | None:
+    """The axes of ``values`` that are positions: of (B, C, H, W), (B, H, W, C) or (B, N, C) with C ``channels``."""
+    if not isinstance(values, Tensor) or values.ndim not in (3, 4):
+        return None
+    if values.ndim == 4 and values.shape[1] == channels and not channels_last:
+        return 2, 3
+    if values.shape[-1] == channels:
+        return (1, 2) if values.ndim == 4 else (1,)
+    return None

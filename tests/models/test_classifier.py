@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +17,9 @@ from PIL import Image
 from torch import nn
 
 from mae_bench.models import ModelError
-from mae_bench.models.classifier import Classifier
+from mae_bench.models.classifier import Classifier, heads_of, untrained_head, weights_hash
+from mae_bench.models.probes import linear_probe
+from mae_bench.models.zoo import bundled
 
 REMEDY = r"Classifier\(module, mean=\.\.\., std=\.\.\., input_size=\.\.\.\)"
 
@@ -282,3 +285,161 @@ def test_a_timm_vit_and_its_hash(small_vit: Callable[..., nn.Module]) -> None:
     first = {"mean": (0.5,), "std": (0.5,), "input_size": (1, 28, 28)}
     assert hash_of(small_vit(seed=0), **first) == hash_of(small_vit(seed=0), **first)
     assert hash_of(small_vit(seed=0), **first) != hash_of(small_vit(seed=1), **first)
+
+
+# --------------------------------------------------------------------------- classifiers that were never trained
+
+
+SMALL_VIT: dict[str, Any] = {"embed_dim": 64, "depth": 1, "num_heads": 2, "num_classes": 100}
+NORMAL = "its bias is zero, and they are normal with a standard deviation of "
+UNTRAINED: dict[str, tuple[Callable[[], nn.Module], str]] = {
+    "vit": (lambda: timm.create_model("vit_tiny_patch16_224", **SMALL_VIT), f"100 x 64 .* {NORMAL}0\\.02$"),
+    "vit jax": (
+        lambda: timm.create_model("vit_tiny_patch16_224", weight_init="jax", **SMALL_VIT),
+        "100 x 64 .*: all are zero$",
+    ),
+    "vit jax with a prior": (
+        lambda: timm.create_model("vit_tiny_patch16_224", weight_init="jax_nlhb", **SMALL_VIT),
+        "100 x 64 .*: all are zero$",
+    ),
+    "distilled": (lambda: timm.create_model("deit_tiny_distilled_patch16_224", **SMALL_VIT), f"{NORMAL}0\\.02$"),
+    "beit": (lambda: timm.create_model("beit_base_patch16_224", **SMALL_VIT), f"{NORMAL}2e-05$"),
+    "swin": (
+        lambda: timm.create_model("swin_tiny_patch4_window7_224", embed_dim=16, depths=(1, 1), num_heads=(1, 1)),
+        f"1000 x 32 .* {NORMAL}0\\.02$",
+    ),
+    "convnext": (lambda: timm.create_model("convnextv2_atto"), f"1000 x 320 .* {NORMAL}0\\.02$"),
+    "hiera": (
+        lambda: timm.create_model("hiera_tiny_224", embed_dim=16, stages=(1, 1, 1, 1)),
+        "1000 x 128 .*: all are zero$",
+    ),
+    "resnet": (
+        lambda: timm.create_model("resnet10t", channels=(8, 8, 16, 64)),
+        r"1000 x 64 .*: they are uniform within 0\.125$",
+    ),
+    "efficientnet": (
+        lambda: timm.create_model("efficientnet_lite0", num_classes=100),
+        r"100 x 1280 .*: they are uniform within 0\.1$",
+    ),
+    "regnet": (lambda: timm.create_model("regnetx_002"), f"1000 x 368 .* {NORMAL}0\\.01$"),
+}  # fmt: skip
+
+
+@pytest.fixture(params=UNTRAINED, scope="module")
+def untrained(request: pytest.FixtureRequest) -> tuple[nn.Module, str]:
+    """A timm model as it is built, and what is to be said of its classifier."""
+    build, message = UNTRAINED[request.param]
+    torch.manual_seed(0)
+    return build(), message
+
+
+def test_a_classifier_as_timm_builds_it_is_told(untrained: tuple[nn.Module, str]) -> None:
+    network, message = untrained
+    reason = untrained_head(network)
+    assert reason is not None
+    assert re.search(f"its classifier of {message}" if message[0].isdigit() else message, reason)
+    assert untrained_head(copy.deepcopy(network).half()) == reason
+    assert untrained_head(Classifier.of("mine", network)) == reason
+
+
+def test_a_classifier_after_one_step_of_training_is_not(untrained: tuple[nn.Module, str]) -> None:
+    network = copy.deepcopy(untrained[0])
+    heads = heads_of(network)
+    generator = torch.Generator().manual_seed(0)
+    for head in heads:
+        labels = torch.randint(head.out_features, (8,), generator=generator)
+        loss = nn.functional.cross_entropy(head(torch.randn(8, head.in_features, generator=generator)), labels)
+        loss.backward()
+        torch.optim.SGD(head.parameters(), lr=0.01).step()
+    assert untrained_head(network) is None
+
+
+def test_one_untrained_head_of_two_is_told() -> None:
+    network: Any = timm.create_model("deit_tiny_distilled_patch16_224", **SMALL_VIT)
+    with torch.no_grad():
+        network.head.bias += 0.1
+    assert untrained_head(network) is not None
+    with torch.no_grad():
+        network.head_dist.bias += 0.1
+    assert untrained_head(network) is None
+
+
+@pytest.mark.parametrize("name", ["mae_ft_s0", "supervised_s0", "cnn_s0", "mae_probe_s0"])
+def test_the_bundled_models_were_trained(name: str) -> None:
+    assert untrained_head(bundled(name)) is None
+
+
+def test_what_has_no_classifier_cannot_be_told() -> None:
+    assert untrained_head(bundled("mae_pretrained_s0")) is None
+    assert untrained_head(nn.Linear(16, 4)) is None
+
+
+class Headed(nn.Module):
+    """A classifier of 1000 x 256 weights and a bias of zero, as timm gives it away."""
+
+    def __init__(self, weight: torch.Tensor) -> None:
+        super().__init__()
+        self.head = nn.Linear(256, 1000)
+        self.head.bias.data.zero_()
+        self.head.weight.data.copy_(weight)
+
+    def get_classifier(self) -> nn.Module:
+        return self.head
+
+
+def drawn(kind: str, generator: np.random.Generator) -> np.ndarray:
+    """(1000, 256) draws with a mean of 0 and a standard deviation of 1."""
+    shape = (1000, 256)
+    values: np.ndarray = {
+        "normal": lambda: generator.normal(size=shape),
+        "laplace": lambda: generator.laplace(size=shape) / 2**0.5,
+        "uniform": lambda: generator.uniform(-(3**0.5), 3**0.5, size=shape),
+        "student": lambda: generator.standard_t(10, size=shape) * 0.8**0.5,
+    }[kind]()
+    return values
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize(
+    ("kind", "deviation", "mean", "told"),
+    [
+        ("normal", 0.02, 0.0, "normal"),
+        ("normal", 0.01, 0.0, "normal"),
+        ("normal", 0.00002, 0.0, "normal"),
+        ("uniform", 1 / 3**0.5 / 16, 0.0, "uniform within 0.0625"),
+        ("uniform", 1 / 3000**0.5, 0.0, "uniform within 0.03162"),
+        ("normal", 0.0195, 0.0, None),
+        ("normal", 0.0205, 0.0, None),
+        ("normal", 0.05, 0.0, None),
+        ("normal", 0.02, 0.0005, None),
+        ("laplace", 0.02, 0.0, None),
+        ("student", 0.02, 0.0, None),
+        ("uniform", 0.02, 0.0, None),
+        ("normal", 1 / 3000**0.5, 0.0, None),
+        ("uniform", 1.01 / 3000**0.5, 0.0, None),
+        ("uniform", 0.99 / 3000**0.5, 0.0, None),
+    ],
+)
+def test_only_the_distributions_that_are_drawn_from_are_told(
+    seed: int, kind: str, deviation: float, mean: float, told: str | None
+) -> None:
+    weight = drawn(kind, np.random.default_rng(seed)) * deviation + mean
+    reason = untrained_head(Headed(torch.from_numpy(weight)))
+    assert (reason is None) == (told is None)
+    assert told is None or told in str(reason)
+
+
+def test_a_fitted_probe_with_a_zero_bias_is_trained(small_vit: Callable[..., Any]) -> None:
+    network = small_vit(num_classes=4)
+    points = torch.randn(64, 16, generator=torch.Generator().manual_seed(0))
+    network.head = linear_probe(points, torch.arange(4).repeat(16), 4)
+    with torch.no_grad():
+        network.head.bias.zero_()
+    assert untrained_head(network) is None
+
+
+def test_the_hash_of_a_classifier_is_that_of_its_module() -> None:
+    network = tiny_timm_vit()
+    assert (
+        Classifier.of("mine", network).weights_hash() == weights_hash(network) != weights_hash(tiny_timm_vit(depth=2))
+    )

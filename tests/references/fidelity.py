@@ -306,9 +306,8 @@ def change(found: Array, image: Array) -> Change:
 class Distance:
     """Of one distribution of changes from the published one. ``mean`` is the difference of the means, in deviations of
     the published changes; ``deviation``, ``local`` (variance) and the power in the ``median`` octave and in that
-    ``farthest`` from 1 are ratios. ``sigmas`` are the most standard errors by which the logarithm of an octave's ratio
-    differs from 0, ``chances`` those of such different means, deviations and powers of fine detail of single images
-    (Kolmogorov and Smirnov).
+    ``farthest`` from 1 are ratios. ``chances`` are those of such different means, deviations, powers of fine detail and
+    powers in any octave of single images (Kolmogorov and Smirnov; of octaves the smallest, times their number).
     """
 
     mean: float
@@ -316,26 +315,25 @@ class Distance:
     local: float
     median: float
     farthest: float
-    sigmas: float
-    chances: tuple[float, float, float]
+    chances: tuple[float, float, float, float]
 
 
 def distance(found: Change, expected: Change) -> Distance:
     ratios = found.power.mean(axis=0) / expected.power.mean(axis=0)
-    # images are independent, so the relative variances of both means add up
-    errors = sum(stats.variation(each.power, axis=0, ddof=1) ** 2 / len(each.power) for each in (found, expected))
-    logarithms = np.abs(np.log(ratios))
     pairs = ((found.mean, expected.mean), (found.deviation, expected.deviation), (found.fine, expected.fine))
-    mean, deviation, fine = (float(stats.ks_2samp(*pair).pvalue) for pair in pairs)
+    octaves = min(map(_chance, found.power.T, expected.power.T)) * len(ratios)
     return Distance(
         float(found.mean.mean() - expected.mean.mean()) / expected.whole_deviation,
         found.whole_deviation / expected.whole_deviation,
         float(found.local.mean() / expected.local.mean()),
         float(np.median(ratios)),
-        float(ratios[logarithms.argmax()]),
-        float((logarithms / np.sqrt(errors)).max()),
-        (mean, deviation, fine),
+        float(ratios[np.abs(np.log(ratios)).argmax()]),
+        (*(_chance(*pair) for pair in pairs), min(octaves, 1.0)),
     )
+
+
+def _chance(found: Array, expected: Array) -> float:
+    return float(stats.ks_2samp(found, expected).pvalue)
 
 
 def other_draws(name: str, parameters: Parameters, image: Array, seeds: int) -> Distance:
@@ -351,9 +349,13 @@ def other_draws(name: str, parameters: Parameters, image: Array, seeds: int) -> 
     return distance(change(found, image), change(np.floor(expected), image))
 
 
-def is_random(name: str) -> bool:
-    image = photographs(32)[0]
+def _is_random(name: str) -> bool:
+    image = np.zeros((32, 32, 3), np.uint8)
     return bool(published_draws(name, image, SEVERITIES[name].at(1, 32), np.random.default_rng(0)))
+
+
+RANDOM = tuple(filter(_is_random, NAMES))
+"""Corruptions whose published draws can be made here: those of frost, crops of photographs, cannot."""
 
 
 # ---- frost
@@ -405,8 +407,8 @@ LIBRARIES = ("mae_bench", "torch", "numpy", "scipy", "scikit-image", "opencv-pyt
 
 ERRORS = ("mean", "largest", "off (%)", "border", "kept mean", "kept largest", "kept off (%)", "kept border")
 DISTANCES = (
-    "mean", "deviation", "local variance", "power: median", "power: farthest", "standard errors",
-    "p: mean", "p: deviation", "p: fine",
+    "mean", "deviation", "local variance", "power: median", "power: farthest",
+    "p: mean", "p: deviation", "p: fine", "p: octaves",
 )  # fmt: skip
 TEXTURES = ("mean", "quantile", "correlation", "deviation", "octave")
 
@@ -424,19 +426,18 @@ spreads that step over a block: what is kept may differ although results do not.
 **Other draws.** Either side draws for itself, as often as the heading says, for one photograph, and is cut to 8 bits.
 Of the changes (result less image), *mean* is the difference of their means in published standard deviations;
 *deviation*, *local variance* (within 8 x 8 pixels) and *power* are ratios to the published. Power spectra are means
-over octaves of frequency, from one wave per side up: the median of their ratios, the ratio farthest from 1, and of all
-octaves the most *standard errors* by which the logarithm of a ratio is off. *p* are the chances, by a
-Kolmogorov-Smirnov test, that the means, the deviations and the powers of fine detail (above a quarter of a wave per
-pixel) of single results differ as much as they do. Were all distributions equal, {expected:.2g} of the {tests} chances
-would be expected below {smallest:g}.
+over octaves of frequency, from one wave per side up: the median of their ratios and the ratio farthest from 1. *p* are
+the chances, by Kolmogorov-Smirnov tests, that the means, the deviations, the powers of fine detail (above a quarter of
+a wave per pixel) and the powers in any octave of single results differ as much as they do. Were all distributions
+equal, {expected:.2g} of the {tests} chances would be expected below {smallest:g}.
 """
 
 TEXTURE_READING = """\
 Frost has no other published draws, since the photographs that it was made with have no stated licence. Its procedural
-textures, the same at every severity, are compared with what is known of crops of each photograph: *mean* and *quantile*
-are the largest differences, in steps of 8 bits, of the mean colour and of a quantile of the luma, *correlation* that of
-two channels; *deviation* and *octave* the ratios, of a channel's deviation and of the luma's in an octave of frequency,
-that are farthest from 1.
+textures, the same at every severity, {counts} of each look, are compared with what is known of crops of each
+photograph: *mean* and *quantile* are the largest differences, in steps of 8 bits, of the mean colour and of a quantile
+of the luma, *correlation* that of two channels; *deviation* and *octave* the ratios, of a channel's deviation and of
+the luma's in an octave of frequency, that are farthest from 1.
 """
 
 
@@ -529,7 +530,7 @@ NOTES = {
 
 def page(seeds: Sequence[int] = SEEDS) -> str:
     """Markdown: errors and distances of every corruption at every severity, of ``seeds`` draws by side."""
-    tests = 3 * len(SIDES) * len(SEVERITY) * sum(map(is_random, NAMES))
+    tests = 4 * len(SIDES) * len(SEVERITY) * len(RANDOM)
     parts = [
         "# Fidelity of the corruptions",
         "Written by `PYTHONPATH=tests python -m references.fidelity --out docs/fidelity.md` with "
@@ -539,9 +540,10 @@ def page(seeds: Sequence[int] = SEEDS) -> str:
     ]
     for side in SIDES:
         parts += [f"## Same draws, {side} pixels", _same_draws_table(side)]
+    counts = " and ".join(str(2 * count) for count in seeds)
     for side, count in zip(SIDES, seeds, strict=True):
         parts += [f"## Other draws, {side} pixels, {count} each", _other_draws_table(side, count)]
-    parts += ["## Textures of frost", TEXTURE_READING.strip(), _textures_table(seeds)]
+    parts += ["## Textures of frost", TEXTURE_READING.format(counts=counts).strip(), _textures_table(seeds)]
     parts.append("## What is equal, what differs, and why")
     parts += [f"**{name}**: {NOTES[name]}" for name in NAMES]
     return "\n\n".join(parts) + "\n"
@@ -558,10 +560,10 @@ def _same_draws_table(side: int) -> str:
 
 def _other_draws_table(side: int, seeds: int) -> str:
     lines = []
-    for name, severity in product(filter(is_random, NAMES), SEVERITY):
+    for name, severity in product(RANDOM, SEVERITY):
         far = other_draws(name, SEVERITIES[name].at(severity, side), photographs(side)[0], seeds)
         ratios = (far.deviation, far.local, far.median, far.farthest)
-        numbers = (*(f"{ratio:.3f}" for ratio in ratios), f"{far.sigmas:.2f}", *(f"{p:.2g}" for p in far.chances))
+        numbers = (*(f"{ratio:.3f}" for ratio in ratios), *(f"{chance:.2g}" for chance in far.chances))
         lines.append([name, severity, f"{far.mean:+.3f}", *numbers])
     return _table(("corruption", "severity", *DISTANCES), lines)
 
@@ -569,7 +571,7 @@ def _other_draws_table(side: int, seeds: int) -> str:
 def _textures_table(seeds: Sequence[int]) -> str:
     lines = []
     for (side, count), look in product(zip(SIDES, seeds, strict=True), range(len(LOOKS))):
-        mean, quantile, correlation, *ratios = astuple(texture_distance(look, side, count))
+        mean, quantile, correlation, *ratios = astuple(texture_distance(look, side, 2 * count))
         numbers = (f"{mean:.2f}", f"{quantile:.2f}", f"{correlation:.3f}", *(f"{ratio:.3f}" for ratio in ratios))
         lines.append([f"look {look + 1}", f"{side} px", *numbers])
     return _table(("frost", "table", *TEXTURES), lines)
