@@ -36,9 +36,9 @@ class Salience:
         if suite.salience is None:
             raise ModelError(f"suite {suite.name!r} names no reference model, so that no patch of it is salient")
         if load is None:
-            from mae_bench.models.checkpoints import pretrained
+            from mae_bench.models.checkpoints import pretrained_encoder
 
-            load = pretrained
+            load = pretrained_encoder
         model = load(suite.salience)
         self.classifier = Classifier.of(suite.salience, model).to(device).eval()
         view = self.classifier.view

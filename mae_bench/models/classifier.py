@@ -135,8 +135,8 @@ def untrained_head(module: nn.Module) -> str | None:
 
     All weights are zero (timm's ``jax``, Hiera); or every bias is zero and the n weights are normal around 0 with a
     standard deviation of 0.02 (``trunc_normal_(std=0.02)``, whose bounds at -2 and 2 are never met), of 0.001 times
-    that (Beit, Eva) or of 0.01 (RegNet), or uniform within 1 / sqrt(classes) (EfficientNet); or bias and weights are uniform
-    within 1 / sqrt(features) (``torch.nn.Linear``). A distribution is recognised by its moments: mean, standard
+    that (Beit, Eva) or of 0.01 (RegNet), or uniform within 1 / sqrt(classes) (EfficientNet); or bias and weights are
+    uniform within 1 / sqrt(features) (``torch.nn.Linear``). A distribution is recognised by its moments: mean, standard
     deviation and kurtosis within five standard errors of what n independent draws give, and for a uniform one no weight
     beyond its bounds. One step of training moves every bias, and brings weights beyond a bound.
 

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from types import GeneratorType
 
 import torch
+from torch import nn
 
 from mae_bench.models import ModelError
-from mae_bench.models.classifier import Classifier
+from mae_bench.models.classifier import Classifier, untrained_head
 from mae_bench.models.registry import ModelEntry
 from mae_bench.models.taps import Taps, taps_of
 
@@ -98,7 +99,13 @@ class Pool:
                 f"model {entry.name!r} has tensors on {', '.join(sorted(map(str, elsewhere)))}, but the run is on "
                 f"{self.device}: leave it on the CPU (it is moved) or choose --mae-device"
             )
+        if entry.head and (untrained := untrained_head(classifier)) is not None:
+            raise ModelError(
+                f"model {entry.name!r}: {untrained}; load weights that hold one, or register an encoder with head=False"
+            )
         classifier = classifier.to(self.device).eval()
+        if self.device.type == "cuda" and is_convolutional(classifier.module):
+            classifier = classifier.to(memory_format=torch.channels_last)  # what its kernels for half precision want
         view = classifier.view
         example = torch.zeros(2, classifier.channels, view.height, view.width, device=self.device)
         try:
@@ -150,6 +157,17 @@ class Pool:
             gc.collect()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
+
+
+def is_convolutional(module: nn.Module) -> bool:
+    """Whether ``module`` convolves and does not attend.
+
+    >>> is_convolutional(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU())), is_convolutional(nn.Linear(2, 2))
+    (True, False)
+    """
+    layers = list(module.modules())
+    attends = any("attention" in type(layer).__name__.lower() for layer in layers)
+    return not attends and any(isinstance(layer, nn.Conv2d) for layer in layers)
 
 
 def _unusable(name: str, error: Exception) -> ModelError:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mae_bench.models import ModelError
 from mae_bench.models.classifier import Classifier
-from mae_bench.models.pool import Pool
+from mae_bench.models.pool import Pool, is_convolutional
 from mae_bench.models.registry import ModelEntry
 
 VIT, CNN = ModelEntry("vit"), ModelEntry("cnn")
@@ -406,3 +406,24 @@ def test_what_cannot_be_wrapped_is_refused_once_and_remembered(returned: object)
         with pytest.raises(ModelError, match=r"model fixture 'vit' returned .*Classifier\(module, mean="):
             pool.load(VIT, build)
     assert calls == ["built"]
+
+
+def test_a_classifier_that_was_never_trained_is_refused_and_an_encoder_is_not(
+    small_vit: Callable[..., nn.Module],
+) -> None:
+    network = small_vit()
+    nn.init.trunc_normal_(network.head.weight, std=0.02)
+    nn.init.zeros_(network.head.bias)
+    model = Classifier(network, mean=(0.5,), std=(0.5,), input_size=(1, 28, 28))
+    with pytest.raises(ModelError, match=r"'vit': its classifier of 8 x 16 weights was never trained.*head=False"):
+        Pool("cpu").load(VIT, lambda: model)
+    assert Pool("cpu").load(ModelEntry("vit", head=False), lambda: model).classifier is model
+    nn.init.constant_(network.head.bias, 0.01)
+    assert Pool("cpu").load(VIT, lambda: model).outputs == 8
+
+
+def test_what_attends_is_no_convolutional_network(
+    small_vit: Callable[..., nn.Module], small_resnet: Callable[..., nn.Module]
+) -> None:
+    assert is_convolutional(small_resnet())
+    assert not is_convolutional(small_vit())

@@ -762,7 +762,7 @@ class Patches(nn.Module):
         return patches
 
 
-@pytest.mark.parametrize(("count", "grid"), [(16, (4, 4)), (49, (7, 7)), (14, None), (8, None)])
+@pytest.mark.parametrize(("count", "grid"), [(16, (4, 4)), (49, (7, 7)), (14, None), (56, None)])
 def test_the_grid_of_an_own_patch_embedding_is_square_or_unknown(
     scattered: Build, count: int, grid: tuple[int, int] | None
 ) -> None:
