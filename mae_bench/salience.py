@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from mae_bench.degradations.ladders import GRIDS
 from mae_bench.models import ModelError
+from mae_bench.models.checkpoints import pretrained_encoder
 from mae_bench.models.classifier import Classifier
 from mae_bench.models.taps import taps_of
 from mae_bench.suites import SuiteEntry
@@ -35,11 +36,7 @@ class Salience:
     def __init__(self, suite: SuiteEntry, device: torch.device, load: Callable[[str], nn.Module] | None = None) -> None:
         if suite.salience is None:
             raise ModelError(f"suite {suite.name!r} names no reference model, so that no patch of it is salient")
-        if load is None:
-            from mae_bench.models.checkpoints import pretrained_encoder
-
-            load = pretrained_encoder
-        model = load(suite.salience)
+        model = (load or pretrained_encoder)(suite.salience)
         self.classifier = Classifier.of(suite.salience, model).to(device).eval()
         view = self.classifier.view
         self.size = (view.height, view.width)

@@ -748,7 +748,7 @@ def test_salient_patches_are_hidden_by_the_reference_model_alone(
 ) -> None:
     """As many images as the sample holds, or none, see the same patches hidden, whatever the model under test."""
     seer = Classifier(small_vit(patch_size=4, num_classes=0), mean=(0.4,), std=(0.3,), input_size=(1, 28, 28))
-    monkeypatch.setattr("mae_bench.models.checkpoints.pretrained_encoder", {"seer": seer}.__getitem__)
+    monkeypatch.setattr("mae_bench.salience.pretrained_encoder", {"seer": seer}.__getitem__)
     seen = replace(suite, entry=replace(suite.entry, salience="seer"))
     level = Level(0.5)
     cells, other = evaluate(seen, vit), evaluate(seen, loaded(linear()), batch_size=17)

@@ -237,13 +237,14 @@ def _fitted(
     """The tensors of the head."""
     view = classifier.view
     given, classes = training(view, per_class)
-    images, labels = torch.as_tensor(given), torch.as_tensor(classes).long()
-    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[2:] != (view.height, view.width):
+    images, labels = np.asarray(given), torch.from_numpy(np.array(classes)).long()
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[2:] != (view.height, view.width):
         raise ModelError(
             f"the training images of {name!r} are {images.dtype} of shape {tuple(images.shape)}; expected uint8 "
             f"(N, C, {view.height}, {view.width})"
         )
-    batches = (batch.to(device).float() / 255 for batch in torch.split(images, BATCH))
+    starts = range(0, len(images), BATCH)  # copied batch by batch: all of them may be a file on disk
+    batches = (torch.from_numpy(np.array(images[i : i + BATCH])).to(device).float() / 255 for i in starts)
     features = features_of(classifier, batches, device).to(device)
     count = int(labels.max()) + 1 if len(labels) else 0
     _check(features, labels, count)

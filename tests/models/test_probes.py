@@ -311,7 +311,7 @@ def test_a_failed_fit_leaves_nothing(encoder: Any, tmp_path: Path) -> None:
     [
         (
             {"images": np.zeros((24, 1, 28, 28))},
-            r"training images of 'mine' are torch\.float64 of shape \(24, 1, 28, 28\)",
+            r"training images of 'mine' are float64 of shape \(24, 1, 28, 28\)",
         ),
         ({"images": np.zeros((24, 1, 32, 32), np.uint8)}, r"expected uint8 \(N, C, 28, 28\)"),
         ({"labels": np.arange(3).repeat(9)}, "9 training images of one class came for 'mine', which says 8 a class"),
