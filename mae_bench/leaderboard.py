@@ -27,7 +27,7 @@ _LEGEND = (
     "families that every ranked model has complete (clean and token_drop apart), of the mean top-1 of a family's "
     "cells. *kept*: that mean over the clean top-1. `1=`: the paired difference from the leader may be chance "
     "(bootstrap over images, Holm over models). *alignment* (mean patch token) and *retention adj.*: at the last "
-    "block, mean over the cells. images/s depends on the machine that ran."
+    "block, mean over the same families. images/s depends on the machine that ran."
 )
 
 
@@ -141,6 +141,7 @@ class Leaderboard:
     def cells(self) -> list[list[str]]:
         """The main table as text, one list per model, under :attr:`header`."""
         lines = []
+        scored = scored_families(self.standings) or self.families
         for rank, s in enumerate(self.standings, start=1):
             mark = "" if s.score is None else ("1=" if s.tied else str(rank))
             score = (
@@ -156,8 +157,8 @@ class Leaderboard:
                     score,
                     _interval(*s.clean),
                     *families,
-                    _ratio(_mean(s.alignment.values())),
-                    _ratio(_mean(s.retention_adjusted.values())),
+                    _ratio(_mean(s.alignment.get(family) for family in scored)),
+                    _ratio(_mean(s.retention_adjusted.get(family) for family in scored)),
                     f"{s.parameters:,}",
                     f"{s.images_per_second:,.0f}",
                 ]
