@@ -65,7 +65,7 @@ class EvaluationError(BenchError):
 class Settings:
     """How cells are evaluated. ``limit`` 0 means all images, ``batch_size`` 0 means automatic; ``suite_view``
     forces the suite's view on every model; ``jackknife`` asks clean representations for values without each tenth
-    of the images, which costs their separability ten times over.
+    of the images, which costs their separability ten times over; ``compiles`` has torch compile what it can of a model.
     """
 
     device: str = "cpu"
@@ -76,6 +76,7 @@ class Settings:
     threads: int = 1
     suite_view: bool = False
     jackknife: bool = False
+    compiles: bool = False
 
 
 @dataclass(frozen=True)
@@ -295,7 +296,7 @@ class Evaluation:
             "preprocessing": self.model.classifier.preprocessing,
             "degradation_version": kind.version,
             "seed": self.settings.seed,
-            "dtype": self.settings.dtype,
+            "dtype": f"{self.settings.dtype} compiled" if self.settings.compiles else self.settings.dtype,
             "device": self.device.type,
             "view": str(self.view),
             "subset": f"first {self.images} of {len(self.suite.manifest.ids)}",

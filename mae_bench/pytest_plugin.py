@@ -91,6 +91,7 @@ OPTIONS = (
         "TYPE",
         ("auto", "float32", "bfloat16", "float16"),
     ),
+    Option("compile", "bool", False, "have torch compile what lies between the taps of a model"),
     Option("batch-size", "string", "auto", "images per forward pass, or auto", "N"),
     Option("seed", "int", 0, "of the degradations", "N"),
     Option("view", "string", "model", "resize and crop of the model, or one for all", "VIEW", ("model", "suite")),
@@ -452,6 +453,7 @@ class Harness:
             threads=max(1, cores // workers),
             suite_view=self.options["view"] == "suite",
             jackknife=self.options["full"],
+            compiles=self.options["compile"],
         )
         run = RunDirectory(self.run_path)  # made when the first cell runs
         return LocalExecutor(

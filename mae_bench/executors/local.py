@@ -83,7 +83,7 @@ class LocalExecutor:
         self.settings = settings
         self.run_directory = run
         self.resume = resume
-        self.pool = Pool(settings.device)
+        self.pool = Pool(settings.device, settings.compiles)
         self._evaluation: Evaluation | None = None
         self.represented = represented or {}
         self.progress = progress

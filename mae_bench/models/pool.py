@@ -31,10 +31,13 @@ class LoadedModel:
 
 
 class Pool:
-    """Holds at most one model; asking for another releases the one before it."""
+    """Holds at most one model; asking for another releases the one before it. With ``compiles`` what lies between the
+    taps of a model is compiled by torch.
+    """
 
-    def __init__(self, device: str) -> None:
+    def __init__(self, device: str, compiles: bool = False) -> None:
         self.device = torch.device(device)
+        self.compiles = compiles
         self._loaded: LoadedModel | None = None
         self._cleanup: Generator[object, None, None] | None = None
         self._name = ""
@@ -119,11 +122,14 @@ class Pool:
         if not isinstance(logits, torch.Tensor) or logits.ndim != 2 or len(logits) != 2:
             shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
             raise ModelError(f"model {entry.name!r} gave logits of shape {shape} for 2 images; expected (2, classes)")
+        taps = taps_of(classifier.module, example)
+        for piece in taps.untapped() if self.compiles else ():
+            piece.forward = torch.compile(piece.forward)
         return LoadedModel(
             entry=entry,
             returned=returned,
             classifier=classifier,
-            taps=taps_of(classifier.module, example),
+            taps=taps,
             outputs=logits.shape[1],
             parameters=sum(p.numel() for p in classifier.parameters()),
             weights_hash=classifier.weights_hash(),

@@ -77,6 +77,12 @@ class Taps:
         self.attention_reason: str | None = reason
         self.token_reason: str | None = reason
 
+    def untapped(self) -> list[nn.Module]:
+        """Modules inside which nothing is tapped, so that each can be compiled for itself; compiled code does not see a
+        hook that comes later.
+        """
+        return []
+
     @contextmanager
     def capture(self, patches: bool, attention: bool = False) -> Iterator[Features]:
         """Features of the forward passes run inside; ``patches`` asks for the ``patch`` kind too, ``attention`` for
@@ -158,6 +164,9 @@ class TransformerTaps(Taps):
             unknown = f"the patches of {name} form no grid that is known"
             self.attention_reason, self.token_reason = self.attention_reason or unknown, self.token_reason or unknown
         self.grid = grid or (0, 0)
+
+    def untapped(self) -> list[nn.Module]:
+        return [block.mlp for block in self.model.blocks if isinstance(getattr(block, "mlp", None), nn.Module)]
 
     def _attach(self, features: Features, patches: bool, handles: list[RemovableHandle]) -> None:
         def keep(layer: int, tokens: Tensor) -> None:
@@ -259,6 +268,9 @@ class StageTaps(Taps):
         self.token_reason = "a convolutional network has no tokens"
         if local or sequences:
             self.token_reason = f"{name} needs every token of its grid"
+
+    def untapped(self) -> list[nn.Module]:
+        return [stage for stage, _ in self.stages]
 
     def _attach(self, features: Features, patches: bool, handles: list[RemovableHandle]) -> None:  # noqa: ARG002
         def keep(layer: int, values: Tensor, positions: tuple[int, ...]) -> None:

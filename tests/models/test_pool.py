@@ -422,6 +422,37 @@ def test_a_classifier_that_was_never_trained_is_refused_and_an_encoder_is_not(
     assert Pool("cpu").load(VIT, lambda: model).outputs == 8
 
 
+@pytest.mark.parametrize("network", ["small_vit", "small_resnet"])
+def test_what_is_compiled_holds_no_tap_and_gives_the_same(
+    network: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[str] = []
+
+    def compiled(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def run(*args: Tensor) -> Tensor:
+            ran.append("compiled")
+            hooks = [m._forward_hooks or m._forward_pre_hooks for m in list(forward.__self__.modules())[1:]]
+            assert not any(hooks)
+            return forward(*args)
+
+        return run
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    build = request.getfixturevalue(network)
+    images = torch.rand(2, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    features, logits = [], []
+    for compiles in (False, True):
+        model = Classifier(build(), mean=(0.5,), std=(0.5,), input_size=(1, 28, 28))
+        loaded = Pool("cpu", compiles).load(VIT, lambda model=model: model)
+        with torch.inference_mode(), loaded.taps.capture(patches=True) as found:
+            logits.append(loaded.classifier(images))
+        features.append(found)
+    assert len(ran) >= 2
+    assert torch.equal(*logits)
+    assert features[0].tokens.keys() == features[1].tokens.keys()
+    assert features[0].heads.keys() == features[1].heads.keys()
+
+
 def test_what_attends_is_no_convolutional_network(
     small_vit: Callable[..., nn.Module], small_resnet: Callable[..., nn.Module]
 ) -> None:
