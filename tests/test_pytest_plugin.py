@@ -21,7 +21,9 @@ def my_vit():
     import timm
 
     shape = dict(num_classes=2, img_size=32, patch_size=8, depth=2, embed_dim=32, num_heads=2)
-    return timm.create_model("vit_tiny_patch16_224", **shape)
+    model = timm.create_model("vit_tiny_patch16_224", **shape)
+    model.head.bias.data += 0.01  # as if it had been trained
+    return model
 '''
 MERGED = ["cells.parquet", "indicators.parquet", "leaderboard.md", "manifest.json", "outcomes.npz"]
 

@@ -343,7 +343,9 @@ def my_vit():
     import timm
 
     shape = dict(num_classes=3, img_size=32, patch_size=16, depth=1, embed_dim=32, num_heads=2)
-    return timm.create_model("vit_tiny_patch16_224", **shape)
+    model = timm.create_model("vit_tiny_patch16_224", **shape)
+    model.head.bias.data += 0.01  # as if it had been trained
+    return model
 '''
 ASKING = """
 def test_asking(asking):

@@ -58,6 +58,9 @@ def wrapped(network):
                 log.write(f"{len(args[0])}\\n")
 
     network.register_forward_hook(count)
+    classifier = network.get_classifier()
+    if isinstance(classifier, torch.nn.Linear):
+        classifier.bias.data += 1.0  # as if it had been trained
     return Classifier(network, mean=(0.5,) * 3, std=(0.25,) * 3, input_size=(3, 16, 16), crop_pct=1.0)
 
 

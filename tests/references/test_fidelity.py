@@ -31,16 +31,16 @@ class Bound:
     """The largest mean error, in steps of 8 bits, of results given the same draws and of what is kept of them."""
 
     error: float = 0.001
-    kept: float = 0.05
+    kept: float = 0.1
 
 
 BOUNDS = {name: Bound() for name in NAMES} | {
     # single values may be any number of steps off
     "impulse_noise": Bound(error=0.01),
     "snow": Bound(error=0.01),
-    "glass_blur": Bound(error=0.01, kept=0.05),
+    "glass_blur": Bound(error=0.03),
     # cut to 8 bits by ImageMagick
-    "motion_blur": Bound(error=0.51, kept=0.1),
+    "motion_blur": Bound(error=0.51),
     # read at multiples of 1/32 pixel by OpenCV
     "elastic_transform": Bound(error=0.15, kept=1.0),
     # often whole but for the last bits
@@ -80,10 +80,10 @@ def measured_errors(name: str, severity: int, images: Any) -> Row:
 
 
 def measured_distances(name: str, severity: int, table: int, seeds: int) -> Row:
-    """At 32 pixels, or with the parameters of 224 pixels at 64, which takes a twelfth of the time."""
-    image = photographs(32 if table == 32 else 64)[0]
+    """At 32 pixels, or with the parameters of 224 pixels at 48, which takes a twentieth of the time."""
+    image = photographs(32 if table == 32 else 48)[0]
     far = fidelity.other_draws(name, SEVERITIES[name].at(severity, table), image, seeds)
-    return dict(zip(DISTANCES, (*astuple(far)[:-1], *far.chances), strict=True))
+    return dict(zip(DISTANCES, astuple(far), strict=True))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -107,7 +107,7 @@ def test_same_draws_give_the_published_images_of_32_pixels_and_the_page_says_how
 @pytest.mark.parametrize("name", RANDOM)
 def test_other_draws_have_the_published_distribution(name: str, table: int) -> None:
     for severity in QUICK:
-        assert distances_beyond(measured_distances(name, severity, table, 24 if table == 32 else 12)) == [], severity
+        assert distances_beyond(measured_distances(name, severity, table, 12 if table == 32 else 10)) == [], severity
 
 
 # ---- the committed page
@@ -167,9 +167,9 @@ def changed(heading: str, name: str, which: str, column: str, value: str) -> str
     ("heading", "name", "which", "column", "value"),
     [
         ("Same draws, 224", "contrast", "4", "mean", "0.0020"),
-        ("Same draws, 32", "glass_blur", "2", "border", "0.0100"),
+        ("Same draws, 32", "glass_blur", "2", "border", "0.0400"),
         ("Same draws, 224", "saturate", "5", "kept mean", "1.1000"),
-        ("Same draws, 32", "caustic", "1", "kept border", "0.0600"),
+        ("Same draws, 32", "caustic", "1", "kept border", "0.1500"),
         ("Other draws, 224", "perlin", "5", "p: fine", "9e-05"),
         ("Other draws, 32", "snow", "1", "p: mean", "0"),
         ("Other draws, 32", "sparkles", "3", "p: octaves", "1e-05"),
@@ -206,7 +206,7 @@ def test_what_is_missing_is_a_fault_of_the_page(line: str, fault: str) -> None:
 def test_wrong_border_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     filtered = blur.gaussian_filter
     monkeypatch.setattr(blur, "gaussian_filter", lambda images, sigma, *_: filtered(images, sigma, "mirror", 4.0))
-    faults = errors_beyond("gaussian_blur", measured_errors("gaussian_blur", 1, photographs(32)))
+    faults = errors_beyond("gaussian_blur", measured_errors("gaussian_blur", 5, photographs(32)))
     assert [fault.split(" is ")[0] for fault in faults] == ["mean", "border", "kept mean", "kept border"]
 
 
