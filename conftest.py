@@ -126,7 +126,7 @@ def mae_vit_base(mae_weights):
     """ViT-B/16, pretrained as a masked autoencoder and fine-tuned by its authors."""
     from mae_bench.models.checkpoints import mae_finetuned
 
-    return mae_finetuned("base", mae_weights)
+    return mae_finetuned("base", mae_weights("mae_vit_base"))
 
 
 @model_fixture(suite=IMAGENET)
@@ -134,7 +134,7 @@ def mae_vit_large(mae_weights):
     """ViT-L/16, pretrained as a masked autoencoder and fine-tuned by its authors."""
     from mae_bench.models.checkpoints import mae_finetuned
 
-    return mae_finetuned("large", mae_weights)
+    return mae_finetuned("large", mae_weights("mae_vit_large"))
 
 
 @model_fixture(suite=IMAGENET)
@@ -142,7 +142,7 @@ def mae_vit_huge(mae_weights):
     """ViT-H/14, pretrained as a masked autoencoder and fine-tuned by its authors."""
     from mae_bench.models.checkpoints import mae_finetuned
 
-    return mae_finetuned("huge", mae_weights)
+    return mae_finetuned("huge", mae_weights("mae_vit_huge"))
 
 
 @model_fixture(suite=IMAGENET, head=False, arm="mae_pretrained", training_seed=0)
@@ -150,7 +150,7 @@ def mae_vit_base_pretrained(mae_weights):
     """The encoder that mae_vit_base starts from, for what happens inside it."""
     from mae_bench.models.checkpoints import mae_pretrained
 
-    return mae_pretrained("base", mae_weights)
+    return mae_pretrained("base", mae_weights("mae_vit_base_pretrained"))
 
 
 @model_fixture(suite="imagenet", arm="mae_probe", training_seed=0)
@@ -158,63 +158,64 @@ def mae_vit_base_probe50(mae_weights, mae_probe):
     """The same encoder, frozen, with a linear classifier fitted to 50 training images of each class."""
     from mae_bench.models.checkpoints import mae_pretrained
 
-    return mae_probe(mae_pretrained("base", mae_weights), name="mae_vit_base_probe50", per_class=50)
+    encoder = mae_pretrained("base", mae_weights("mae_vit_base_pretrained"))
+    return mae_probe(encoder, name="mae_vit_base_probe50", per_class=50)
 
 
 @model_fixture(suite=IMAGENET, arm="supervised", training_seed=0)
-def vit_base_augreg_in1k():
+def vit_base_augreg_in1k(mae_weights):
     """ViT-B/16, trained supervised on ImageNet-1k with much augmentation and regularisation."""
     from mae_bench.models.checkpoints import pretrained
 
-    return pretrained("vit_base_patch16_224.augreg_in1k")
+    return pretrained("vit_base_patch16_224.augreg_in1k", *mae_weights("vit_base_augreg_in1k"))
 
 
 @model_fixture(suite=IMAGENET)
-def deit_base():
+def deit_base(mae_weights):
     """DeiT-B/16, trained supervised on ImageNet-1k without distillation."""
     from mae_bench.models.checkpoints import pretrained
 
-    return pretrained("deit_base_patch16_224.fb_in1k")
+    return pretrained("deit_base_patch16_224.fb_in1k", *mae_weights("deit_base"))
 
 
 @model_fixture(suite=IMAGENET)
-def deit_small():
+def deit_small(mae_weights):
     """DeiT-S/16, trained supervised on ImageNet-1k without distillation."""
     from mae_bench.models.checkpoints import pretrained
 
-    return pretrained("deit_small_patch16_224.fb_in1k")
+    return pretrained("deit_small_patch16_224.fb_in1k", *mae_weights("deit_small"))
 
 
 @model_fixture(suite=IMAGENET)
-def deit3_base():
+def deit3_base(mae_weights):
     """DeiT III B/16, trained supervised on ImageNet-1k."""
     from mae_bench.models.checkpoints import pretrained
 
-    return pretrained("deit3_base_patch16_224.fb_in1k")
+    return pretrained("deit3_base_patch16_224.fb_in1k", *mae_weights("deit3_base"))
 
 
 @model_fixture(suite=IMAGENET)
-def beit_base():
+def beit_base(mae_weights):
     """BEiT-B/16, pretrained by masked image modelling on ImageNet-22k, fine-tuned there and on ImageNet-1k."""
     from mae_bench.models.checkpoints import pretrained
 
-    return pretrained("beit_base_patch16_224.in22k_ft_in22k_in1k")
+    return pretrained("beit_base_patch16_224.in22k_ft_in22k_in1k", *mae_weights("beit_base"))
 
 
 @model_fixture(suite=IMAGENET)
-def hiera_base():
+def hiera_base(mae_weights):
     """Hiera-B, a hierarchical ViT pretrained as a masked autoencoder and fine-tuned."""
     from mae_bench.models.checkpoints import pretrained
 
-    return pretrained("hiera_base_224.mae_in1k_ft_in1k")
+    return pretrained("hiera_base_224.mae_in1k_ft_in1k", *mae_weights("hiera_base"))
 
 
 @model_fixture(suite=IMAGENET)
-def convnextv2_base():
+def convnextv2_base(mae_weights):
     """ConvNeXt V2 B, a CNN pretrained as a masked autoencoder and fine-tuned."""
     from mae_bench.models.checkpoints import pretrained
 
-    return pretrained("convnextv2_base.fcmae_ft_in1k")
+    return pretrained("convnextv2_base.fcmae_ft_in1k", *mae_weights("convnextv2_base"))
 
 
 @model_fixture(suite="imagenet")
@@ -226,8 +227,8 @@ def vit_base_dino_probe50(mae_probe):
 
 
 @model_fixture(suite=IMAGENET)
-def resnet50():
+def resnet50(mae_weights):
     """ResNet-50 with torchvision's first weights, the ones most papers compare with."""
     from mae_bench.models.checkpoints import pretrained
 
-    return pretrained("resnet50.tv_in1k")
+    return pretrained("resnet50.tv_in1k", *mae_weights("resnet50"))

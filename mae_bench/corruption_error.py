@@ -200,6 +200,9 @@ def _reason(suite: str, cells: Collection[ResultRow], fifteen: Errors) -> str | 
     """Why the mean corruption error of ``cells`` would be no mCE; None where it is one."""
     if suite not in ("imagenet", "imagenet_c"):
         return f"AlexNet's errors, by which mCE is normalised, are of ImageNet, not of {suite}"
+    for name in ("weights_hash", "preprocessing", "dtype", "device", "seed"):
+        if len(values := {getattr(row, name) for row in cells}) > 1:
+            return f"the cells are of several runs: {name} is {' and '.join(sorted(map(str, values)))}"
     if missing := _missing(fifteen, FIFTEEN):
         return f"{len(missing)} of {len(FIFTEEN) * len(SEVERITIES)} cells are missing, such as {missing[0]}"
     images, classes = EXTENT[suite]

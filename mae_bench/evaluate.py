@@ -6,7 +6,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from importlib.metadata import version
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from mae_bench.cells import Cell, Level
 from mae_bench.degradations import Degradation, Setting, degradation
-from mae_bench.degradations.occlusion import hidden_tokens
+from mae_bench.degradations.occlusion import dropped_tokens, hidden_tokens
 from mae_bench.errors import BenchError
 from mae_bench.images import BLOCK, View, cache_folder, decoded
 from mae_bench.indicators import INDICATOR_VERSION, alignment, retention
@@ -137,7 +137,7 @@ class Evaluation:
     ``scratch`` is a folder for clean features, which :meth:`close` removes, and for the decoded images of a bundled
     suite, which evaluations share; those of others are kept in :func:`mae_bench.images.cache_folder`.
     ``represented`` names conditions whose representation will be asked for, so that one forward pass feeds both.
-    ``progress`` is told how many images are decoded, and of how many.
+    ``progress`` is told how many images are decoded, and of how many; ``salience`` gives the suite's reference model.
     """
 
     def __init__(
@@ -149,6 +149,7 @@ class Evaluation:
         run_id: str,
         represented: Collection[str] = (),
         progress: Progress | None = None,
+        salience: Callable[[], Salience] | None = None,
     ) -> None:
         self.suite = suite
         self.model = model
@@ -169,6 +170,7 @@ class Evaluation:
         self.view = self._suite_view() if settings.suite_view else suite.view(model.classifier.view)
         self.stored_view = suite.stored_view(self.view)
         self.progress = progress
+        self.salience = salience or (lambda: Salience(suite.entry, self.device))
         self._failed = ""
         self._clean: CellResult | None = None
         self._reference: Reference | None = None
@@ -217,6 +219,7 @@ class Evaluation:
             return self._without_result(name, level, reason)
         assert self.clean is not None
         collector = self._collector(name, level) if f"{name}-{level}" in self.represented else None
+        self._pixels(name, level, self.images)  # what is stored is decoded before the clock starts
         started = time.perf_counter()
         shard = self._pass(name, level, self.blocks, self.reference, collector)
         result = self.result(name, level, shard, time.perf_counter() - started)
@@ -289,7 +292,7 @@ class Evaluation:
             "model": self.model.entry.name,
             "degradation": name,
             "level": level.value,
-            "unit": kind.unit_at(min(self.view.height, self.view.width)),
+            "unit": self._unit(kind, level),
             "manifest_hash": self.suite.manifest_hash,
             "label_map": self.label_map.name,
             "weights_hash": self.model.weights_hash,
@@ -304,6 +307,16 @@ class Evaluation:
             "torch_version": str(torch.__version__),
             "mae_bench_version": version("mae_bench"),
         }
+
+    def _unit(self, kind: Degradation, level: Level) -> str:
+        """The unit of a level with what else a cell's pixels come from: the table of its severities, the published
+        files, or the reference model.
+        """
+        if self.suite.stored is not None and level.severity:
+            return f"severity (as published, {self.suite.stored(kind.name, int(level.value)).fingerprint[:12]})"
+        if kind.by_salience:
+            return f"{kind.unit} of {self.suite.entry.salience}"
+        return kind.unit_at(min(self.view.height, self.view.width))
 
     @property
     def batch_size(self) -> int:
@@ -565,10 +578,11 @@ class Evaluation:
             while begin < last:
                 end = min(begin + self.batch_size, last)
                 maps = collector is not None and begin < ATTENTION_IMAGES
-                try:
+                part = None
+                with suppress(torch.OutOfMemoryError):  # what the pass held is free only once the error is gone
                     part = self._forward_part(name, level, begin, end, reference, patches, maps)
-                except torch.OutOfMemoryError as error:
-                    self._halve(end - begin, error)
+                if part is None:
+                    self._halve(end - begin)
                     continue
                 if collector is not None and part[1].attention:
                     taps = self.model.taps
@@ -580,9 +594,13 @@ class Evaluation:
                     part[1].attention = {}
                 parts.append(part)
                 begin = end
-            logits = torch.cat([part[0] for part in parts])
-            features = Features.concatenated([part[1] for part in parts])
-            side = _joined([part[2] for part in parts if part[2] is not None])
+            if len(parts) == 1:
+                logits, features, side = parts[0]
+            else:
+                logits = torch.cat([part[0] for part in parts])
+                features = Features.concatenated([part[1] for part in parts])
+                side = _joined([part[2] for part in parts if part[2] is not None])
+            parts.clear()  # of large models they are gigabytes
             for number in group:
                 window = slice(number * BLOCK - first, min((number + 1) * BLOCK, last) - first)
                 clean = None if side is None else _side_window(side, window)
@@ -595,12 +613,14 @@ class Evaluation:
         taps = self.model.taps
         hidden = self._hidden_tokens(name, level, start, stop)
         images = self.degraded(name, level, start, stop)
-        dropping = taps.dropping(hidden) if hidden is not None else nullcontext()
+        kept = 0 if hidden is None else hidden.shape[1] - dropped_tokens(level.value, hidden.shape[1])
+        dropping = taps.dropping(hidden, kept) if hidden is not None else nullcontext()
         with taps.capture(patches, attention=maps and hidden is None) as features, dropping:
             logits = self.logits(images)
-        return logits, features, None if hidden is None else self._side_of_kept(reference, images, hidden, patches)
+        side = None if hidden is None else self._side_of_kept(reference, images, hidden, kept, patches)
+        return logits, features, side
 
-    def _halve(self, images: int, error: Exception) -> None:
+    def _halve(self, images: int) -> None:
         """Go on with half of the ``images`` for which memory ran out.
 
         Raises:
@@ -610,7 +630,7 @@ class Evaluation:
             raise EvaluationError(
                 f"model {self.model.entry.name!r}: {self.device} has no memory left for a forward pass of a single "
                 "image; use another device, a smaller model, or --mae-dtype bfloat16"
-            ) from error
+            )
         self._batch_size = images // 2
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -621,15 +641,17 @@ class Evaluation:
             return None
         return hidden_tokens(level.value, self._setting(start, stop), self.model.taps.grid)
 
-    def _side_of_kept(self, reference: Reference, images: Tensor, hidden: Tensor, patches: bool) -> CleanSide:
+    def _side_of_kept(
+        self, reference: Reference, images: Tensor, hidden: Tensor, kept: int, patches: bool
+    ) -> CleanSide:
         """The clean side of images that lose tokens: a mean over the kept ones depends on which they are, so the clean
         forward pass is made again beside the degraded one.
         """
         with self.model.taps.capture(patches=True) as features:
             self.logits(images)
         with torch.inference_mode():
-            kept = self.model.taps.of_kept(features, hidden)
-        return reference.side_of_kept(kept if patches else _pooled(kept), hidden)
+            left = self.model.taps.of_kept(features, hidden, kept)
+        return reference.side_of_kept(left if patches else _pooled(left), hidden)
 
     def _keys(self, start: int, stop: int) -> Tensor:
         return to_device(torch.from_numpy(self.suite.manifest.keys[start:stop]), self.device)
@@ -648,7 +670,7 @@ class Evaluation:
         known of whole blocks, once they were asked for.
         """
         if self._attended is None:
-            self._attended = Salience(self.suite.entry, self.device)
+            self._attended = self.salience()
         blocks = []
         for number in range(start // BLOCK, -(-stop // BLOCK)):
             first, last = number * BLOCK, min((number + 1) * BLOCK, len(self.suite.manifest.ids))

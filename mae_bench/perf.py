@@ -108,6 +108,8 @@ def page(device: torch.device, images: int, rounds: int = 5) -> str:
     """
     from tabulate import tabulate
 
+    # float32 shall mean float32, as it does where cells are evaluated
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     forward = forward_timings(device, images, rounds)
     degraded = degradation_timings(device, images, rounds=rounds)
     yardstick = next(t for t in forward if t.name == f"{YARDSTICK} bfloat16")

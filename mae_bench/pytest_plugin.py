@@ -79,7 +79,7 @@ OPTIONS = (
         "weights",
         "args",
         [],
-        "weights: NAME=FILE, or FILE for the one --mae-model, or for the registered model that it fits; repeatable",
+        "weights of a model: NAME=FILE; FILE alone for the one --mae-model, or as the MAE authors name it; repeatable",
         "FILE",
     ),
     Option("device", "string", "auto", "auto, cpu, cuda or cuda:i", "DEVICE"),
@@ -391,25 +391,34 @@ class Harness:
 
     @cached_property
     def weights(self) -> tuple[dict[str, Path], list[Path]]:
-        """Files of ``--mae-weights`` by the timm model that they are for, and those left to registered models.
+        """Files of ``--mae-weights`` by the model that they are for, and those of the MAE authors, whose names say it.
 
         Raises:
-            ModelError: a file is for a model that ``--mae-model`` does not add.
+            ModelError: there is no such file, no such model, or it is not said which model a file is for.
         """
         base = self.config.invocation_params.dir
         named: dict[str, Path] = {}
-        rest: list[Path] = []
+        authors: list[Path] = []
+        known = {*self.timm_models, *self.registry.entries, *([self.suite.salience] if self.suite.salience else [])}
         for given in self.options["weights"]:
             name, _, file = given.rpartition("=")
             path = base / Path(file).expanduser()
-            if name and name not in self.timm_models:
-                hint = near_name(name, self.timm_models)
-                raise ModelError(f"--mae-weights {given}: no --mae-model is called {name!r}: {hint}")
+            if not path.is_file():
+                raise ModelError(f"--mae-weights {given}: there is no file {path}")
+            if name and name not in known:
+                raise ModelError(f"--mae-weights {given}: no model is called {name!r}: {near_name(name, known)}")
             if name or len(self.timm_models) == 1:
                 named[name or next(iter(self.timm_models))] = path
-            else:
-                rest.append(path)
-        return named, rest
+                continue
+            from mae_bench.models.checkpoints import PUBLISHED_NAMES
+
+            if path.name not in PUBLISHED_NAMES:
+                raise ModelError(
+                    f"--mae-weights {given}: say which model the file is for, as NAME={file}; only "
+                    f"{', '.join(sorted(PUBLISHED_NAMES))} are known by their names"
+                )
+            authors.append(path)
+        return named, authors
 
     def models(self, path: Path, encoders: bool = False) -> list[ModelEntry]:
         """Models that tests in the file ``path`` evaluate, those without a head only with ``encoders``.
@@ -464,6 +473,7 @@ class Harness:
             self.options["resume"],
             self.represented,
             Decoding(self.config).report,
+            self.weights[0],
         )
 
     def check_before_run(self) -> None:
@@ -506,7 +516,7 @@ class Harness:
             def build() -> object:
                 from mae_bench.models.checkpoints import pretrained
 
-                return pretrained(name, self.weights[0].get(name))
+                return pretrained(name, *([self.weights[0][name]] if name in self.weights[0] else []))
 
             self.executor.load(self.timm_models[name], build)
         else:
@@ -744,12 +754,15 @@ def evaluation(mae_bench_model: str, request: pytest.FixtureRequest) -> Evaluati
 
 
 @pytest.fixture(scope="session")
-def mae_weights(pytestconfig: pytest.Config) -> list[Path]:
-    """Files of ``--mae-weights`` that a registered model may look for its own in."""
+def mae_weights(pytestconfig: pytest.Config) -> Callable[[str], list[Path]]:
+    """``mae_weights(name)`` gives the file of ``--mae-weights`` for the model of that name, else those that have a name
+    of the MAE authors.
+    """
     try:
-        return pytestconfig.stash[HARNESS].weights[1]
+        named, authors = pytestconfig.stash[HARNESS].weights
     except BenchError as error:
         _fail(error)
+    return lambda name: [named[name]] if name in named else authors
 
 
 @pytest.fixture(scope="session")

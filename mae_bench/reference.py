@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,17 +11,42 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mae_bench.errors import BenchError
 from mae_bench.images import BLOCK, PROBE_BLOCKS
 from mae_bench.indicators import retention
 from mae_bench.indicators.alignment import is_constant
-from mae_bench.models.taps import Features
+from mae_bench.models.taps import Features, not_hidden
 
 Key = tuple[int, str]
+
+
+class ScratchError(BenchError):
+    """Clean features that cannot be kept."""
 
 
 def to_device(values: Tensor, device: torch.device) -> Tensor:
     """``values`` on ``device``; a GPU is sent them from pinned memory, without waiting for it."""
     return values if device.type != "cuda" else values.pin_memory().to(device, non_blocking=True)
+
+
+def mapped(path: Path, shape: tuple[int, ...], dtype: type) -> np.memmap:
+    """A new memory-mapped file. Its room on the disk is taken at once: a disk that fills up under a map ends the
+    process without a word.
+
+    Raises:
+        ScratchError: the disk has no room for it.
+    """
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    try:
+        with path.open("wb") as file:
+            if size and hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, size)
+    except OSError as error:
+        raise ScratchError(
+            f"{path}: no room for {size / 2**30:.1f} GiB of clean features ({error.strerror}); free some, evaluate "
+            "fewer images with --mae-limit, or name a run directory on another disk with --mae-run DIR"
+        ) from error
+    return np.memmap(path, mode="r+" if size else "w+", dtype=dtype, shape=shape)
 
 
 @dataclass(frozen=True)
@@ -104,7 +131,7 @@ class Reference:
         for key in known:
             if key[1] == "patch":  # centred per position
                 center = centers[key].expand(len(hidden), *centers[key].shape)
-                centers[key] = center[~hidden].reshape(len(hidden), -1, center.shape[-1])
+                centers[key] = not_hidden(center, hidden, features.tokens[key].shape[1])
         active = {
             key: retention.active(values, self.threshold(key, hidden.device)) for key, values in features.heads.items()
         }
@@ -156,6 +183,5 @@ class Reference:
         self, stores: dict[Key, np.memmap], what: str, key: Key, shape: tuple[int, ...], dtype: type
     ) -> np.memmap:
         if key not in stores:
-            path = self.folder / f"{what}-{key[0]}-{key[1]}.bin"
-            stores[key] = np.memmap(path, mode="w+", dtype=dtype, shape=shape)
+            stores[key] = mapped(self.folder / f"{what}-{key[0]}-{key[1]}.bin", shape, dtype)
         return stores[key]

@@ -21,6 +21,7 @@ from mae_bench.indicators.profile import Record, column
 from mae_bench.indicators.separability import SeparabilityValues, separability_profile, tenths
 from mae_bench.models.taps import KINDS, Features
 from mae_bench.randomness import random_uniform
+from mae_bench.reference import mapped
 from mae_bench.statistics import JACKKNIFE_GROUPS, jackknife_interval, mean_interval, wilson
 from mae_bench.suites import Suite
 
@@ -147,7 +148,7 @@ class Collector:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 path = self.folder / f"{key[0]}-{key[1]}.bin"
                 shape = (len(self.sample.positions), values.shape[1])
-                self.tokens[key] = np.memmap(path, mode="w+", dtype=np.float32, shape=shape)
+                self.tokens[key] = mapped(path, shape, np.float32)
             self.tokens[key][place] = values.float().cpu().numpy()
 
     def add_attention(self, values: Mapping[int, Mapping[str, Tensor]]) -> None:

@@ -12,7 +12,7 @@ import torch
 from scipy.stats import kendalltau
 
 from mae_bench.cells import Level
-from mae_bench.degradations import EVERY, Degradation
+from mae_bench.degradations import DEGRADATIONS, EVERY, PATTERNS, Degradation
 from mae_bench.degradations.ladders import ladder
 from mae_bench.degradations.occlusion import hidden, hidden_tokens
 from mae_bench.evaluate import Evaluation, Settings
@@ -26,7 +26,6 @@ from mae_bench.suites import SUITES
 pytestmark = pytest.mark.gpu
 
 PIXELS = [kind for kind in EVERY if kind.family != "clean" and not kind.on_tokens]
-MASKS = [kind for kind in EVERY if kind.family == "occlusion" and "_patch_" not in kind.name and not kind.by_salience]
 STATED_SHARE = 0.001
 """Of the pixels of a corruption that rounds, thresholds or counts, how many may differ."""
 GLASS_SHARE = 0.005
@@ -65,13 +64,17 @@ def test_random_numbers_are_the_same_to_the_bit(cuda: torch.device) -> None:
     )
 
 
-@pytest.mark.parametrize("kind", MASKS, ids=named)
-def test_masks_are_the_same_to_the_bit(cuda: torch.device, kind: Degradation) -> None:
-    for level in ladder(kind, 224):
-        on_cpu, on_gpu = (hidden(kind.name, level.value, setting_of(16, device), (224, 224)) for device in (CPU, cuda))
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_masks_are_the_same_to_the_bit(cuda: torch.device, pattern: str) -> None:
+    for level in ladder(DEGRADATIONS[pattern], 224):
+        on_cpu, on_gpu = (hidden(pattern, level.value, setting_of(16, device), (224, 224)) for device in (CPU, cuda))
         assert torch.equal(on_cpu, on_gpu.cpu())
-        tokens = [hidden_tokens(level.value, setting_of(16, device), (14, 14)).cpu() for device in (CPU, cuda)]
-        assert torch.equal(*tokens)
+
+
+def test_the_same_tokens_are_dropped(cuda: torch.device) -> None:
+    for level in ladder(DEGRADATIONS["token_drop"], 224):
+        on_cpu, on_gpu = (hidden_tokens(level.value, setting_of(16, device), (14, 14)) for device in (CPU, cuda))
+        assert torch.equal(on_cpu, on_gpu.cpu())
 
 
 @pytest.mark.parametrize("kind", PIXELS, ids=named)
@@ -128,22 +131,25 @@ def test_bfloat16_ranks_models_as_float32_does(evaluated: Callable[..., Any], cu
         assert kendalltau(*steps).statistic > 0.6
 
 
+@pytest.mark.parametrize(
+    "cell", [("random_patch", 0.5, False), ("token_drop", 0.5, False), ("gaussian_noise", 3.0, True)]
+)
 def test_a_cell_waits_for_the_gpu_only_at_its_end(
-    evaluated: Callable[..., Any], cuda: torch.device, tmp_path: Path
+    cuda: torch.device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cell: tuple[str, float, bool]
 ) -> None:
     """Between the first block and the last the host reads nothing back."""
-    assert evaluated is not None
+    name, level = cell[0], Level(cell[1], severity=cell[2])
     suite = SUITES["fashion_mnist"].load(None)
     model = Pool(str(cuda)).load(ModelEntry("mae_ft_s0"), lambda: bundled("mae_ft_s0"))
     evaluation = Evaluation(suite, model, Settings(device=str(cuda), limit=2048), tmp_path, "run")
     assert evaluation.clean.row.top1 is not None
-    evaluation.run("random_patch", Level(0.5))
-    forward = evaluation._forward("random_patch", Level(0.25), range(3, 7), evaluation.reference, None)
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        for batch in forward:
-            side = evaluation.reference.side(batch.number * 256, batch.number * 256 + 256, batch.features)
-            assert side.tokens
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
+    evaluation.run(name, level)  # what is sent to the device once has been sent
+    with monkeypatch.context() as patch:
+        patch.setattr(Evaluation, "_settle", lambda *_: None)
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            shard = evaluation.shard(name, level, range(3, 7))
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    assert shard.tokens
     evaluation.close()

@@ -86,6 +86,9 @@ def test_the_stored_set_is_read_as_it_was_published(project: Project) -> None:
     rows = project.rows("run")
     assert rows["colours-fog-s1"]["top1"] == 1.0
     assert rows["colours-fog-s4"]["family"] == "imagenet_c"
+    # what is read is told apart by its files, so that a set that was changed is another
+    assert rows["colours-fog-s4"]["unit"].startswith("severity (as published, ")
+    assert len({row["unit"] for row in rows.values()}) == 6
     assert not list((project.path / "run").rglob("*stored*"))
     result = project.run(*arguments, "other", "-k", "snow-s2")
     result.assert_outcomes(failed=1, deselected=75)
@@ -110,9 +113,23 @@ def test_weights_in_a_file_are_those_of_the_one_model_that_is_added(project: Pro
     result = project.run(*arguments, "--mae-weights", f"{name}=mine.safetensors", "--mae-run", "run")
     result.assert_outcomes(passed=1, deselected=1)
     assert list(project.rows()) == [f"{name}-clean-0.00"]
-    refused = project.run(*arguments, "--mae-weights", "other=mine.safetensors")
-    assert refused.ret == pytest.ExitCode.USAGE_ERROR
-    refused.stderr.fnmatch_lines(["*--mae-weights other=mine.safetensors: no --mae-model is called 'other'*"])
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("other=mine.pth", "no model is called 'other'*"),
+        ("mine.pth", "say which model the file is for, as NAME=mine.pth; only mae_finetuned_vit_base.pth, *"),
+        ("colours=none.pth", "there is no file *none.pth*"),
+    ],
+)
+def test_a_file_of_weights_that_is_for_no_model_is_refused(project: Project, given: str, words: str) -> None:
+    imagenet(project, "clean")
+    photographs(project.path / "imagenet")
+    project.write("mine.pth", "")
+    result = project.run("--mae-suite", "imagenet", "--mae-data", "imagenet", "--mae-weights", given)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([f"*--mae-weights {given}: {words}"])
 
 
 PROBE = """

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from torch import Tensor
 
 from mae_bench.images import BLOCK
 from mae_bench.models.taps import Features
-from mae_bench.reference import Reference
+from mae_bench.reference import Reference, ScratchError, mapped
 
 PROBE = 512
 WIDTH, PATCHES, HEADS, HEAD_WIDTH = 6, 4, 2, 5
@@ -208,3 +210,24 @@ def test_a_vit_s_own_features_fit(small_vit: Callable[..., torch.nn.Module], tmp
         assert torch.equal(reference.tokens(key, 0, 20), values)
     for key, values in features.heads.items():
         assert torch.equal(reference.active(key, 0, 20), values.abs() > reference.thresholds[key][:, None])
+
+
+def test_a_disk_without_room_is_named_before_anything_is_written_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(
+        ScratchError, match=r"tokens-1-cls\.bin: no room for 4\.0 GiB of clean features \(No space left"
+    ):
+        mapped(tmp_path / "tokens-1-cls.bin", (1024, 1024, 1024), np.float32)
+
+
+def test_a_mapped_file_keeps_what_is_written(tmp_path: Path) -> None:
+    values = mapped(tmp_path / "a.bin", (3, 5), np.float32)
+    assert not values.any()
+    values[1] = 2.5
+    values.flush()
+    assert (np.fromfile(tmp_path / "a.bin", dtype=np.float32).reshape(3, 5)[1] == 2.5).all()

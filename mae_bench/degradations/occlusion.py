@@ -129,7 +129,12 @@ def hidden_tokens(level: float, setting: Setting, grid: tuple[int, int]) -> Tens
     """
     words = random_words(setting.keys, grid[0] * grid[1], setting.seed, "random_patch")
     rank = words.argsort(dim=1, stable=True).argsort(dim=1, stable=True)
-    return rank < min(round(level * words.shape[1]), words.shape[1] - 1)
+    return rank < dropped_tokens(level, words.shape[1])
+
+
+def dropped_tokens(level: float, tokens: int) -> int:
+    """How many of an image's ``tokens`` are dropped at ``level``."""
+    return min(round(level * tokens), tokens - 1)
 
 
 def center_block(level: float, size: tuple[int, int], device: torch.device) -> Tensor:

@@ -23,10 +23,13 @@ from mae_bench.cells import Cell
 from mae_bench.errors import BenchError
 from mae_bench.evaluate import CellResult, Evaluation, Progress, Settings
 from mae_bench.images import View, cache_folder, decoded
+from mae_bench.models import ModelError
+from mae_bench.models.checkpoints import pretrained_encoder
 from mae_bench.models.pool import LoadedModel, Pool
 from mae_bench.models.registry import ModelEntry
 from mae_bench.representation import Representation
 from mae_bench.rows import identity_difference
+from mae_bench.salience import Salience
 from mae_bench.store import RunDirectory, write_atomically
 from mae_bench.suites import Suite, SuiteEntry
 
@@ -65,7 +68,8 @@ def resolved_device(name: str) -> str:
 
 class LocalExecutor:
     """Runs cells of one suite into one run directory. ``represented`` maps models to the conditions whose
-    representation will be asked for; ``progress`` is told how many images are decoded, and of how many.
+    representation will be asked for; ``progress`` is told how many images are decoded, and of how many; ``weights`` are
+    files by the name of the model that they are for, of which the suite's reference model is looked for.
     """
 
     def __init__(
@@ -77,6 +81,7 @@ class LocalExecutor:
         resume: bool,
         represented: Mapping[str, Collection[str]] | None = None,
         progress: Progress | None = None,
+        weights: Mapping[str, Path] | None = None,
     ) -> None:
         self.entry = entry
         self.data = data
@@ -87,6 +92,8 @@ class LocalExecutor:
         self._evaluation: Evaluation | None = None
         self.represented = represented or {}
         self.progress = progress
+        self.weights = weights or {}
+        self._blind = ""
         self._clean_written = False
         self._finished: set[str] = set()
         torch.set_num_threads(settings.threads)
@@ -134,10 +141,35 @@ class LocalExecutor:
             model = self.pool.model
             represented = self.represented.get(model.entry.name, ())
             self._evaluation = Evaluation(
-                self.suite, model, self.settings, run.scratch, run.run_id, represented, self.progress
+                self.suite,
+                model,
+                self.settings,
+                run.scratch,
+                run.run_id,
+                represented,
+                self.progress,
+                self._salience,
             )
             run.write_model(model)
         return self._evaluation
+
+    def _salience(self) -> Salience:
+        """The suite's reference model; one that cannot be had is not tried again.
+
+        Raises:
+            ModelError: as :class:`mae_bench.salience.Salience`.
+        """
+        if self._blind:
+            raise ModelError(self._blind)
+        try:
+            return Salience(
+                self.entry,
+                torch.device(self.settings.device),
+                lambda name: pretrained_encoder(name, self.weights.get(name)),
+            )
+        except ModelError as error:
+            self._blind = str(error)
+            raise
 
     def run(self, cell: Cell) -> tuple[CellResult, str]:
         """The finished ``cell`` of the model held, on disk, and a note where a stored one could not be reused.

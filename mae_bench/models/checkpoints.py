@@ -108,26 +108,26 @@ def load_checkpoint(model: nn.Module, path: Path) -> nn.Module:
     return model
 
 
-def pretrained(name: str, weights: Path | None = None) -> nn.Module:
-    """timm's model ``name`` (``architecture.tag``) with its pretrained weights, or with those of the file ``weights``,
-    which also tells the number of classes.
+def pretrained(name: str, *weights: Path) -> nn.Module:
+    """timm's model ``name`` (``architecture.tag``) with its pretrained weights, or with those of the file in
+    ``weights`` that is not named as the MAE authors name theirs, which also tells the number of classes.
 
     Raises:
         ModelError: timm knows no such model, or publishes it without a classifier, which would be random; its weights
             cannot be had; or the file does not fit.
     """
     config = _config(name)
-    if weights is not None:
-        state = state_of(weights)
+    for path in (path for path in weights if path.name not in PUBLISHED_NAMES):
+        state = state_of(path)
         heads = (config.classifier,) if isinstance(config.classifier, str) else config.classifier or ()
         classes = next((len(state[key]) for head in heads if (key := f"{head}.weight") in state), 1000)
         model: nn.Module = timm.create_model(name, num_classes=classes)
-        _load(model, state, weights)
+        _load(model, state, path)
         return model.eval()
     if config.num_classes == 0:
         raise ModelError(
             f"timm's {name!r} was only pretrained: it has no classifier, and a new one would be random; register it "
-            "with a probe (mae_bench.models.probes.probed), or give fine-tuned weights with --mae-weights FILE"
+            f"with the fixture mae_probe, or give fine-tuned weights with --mae-weights {name}=FILE"
         )
     return _published(name, {})
 
@@ -209,6 +209,9 @@ def _file_of(table: Mapping[str, Checkpoint], size: str, weights: Sequence[Path]
         raise ModelError(f"{fitting[0][0]} and {fitting[1][0]} are both of size {size}: give one of them")
     if fitting:
         return fitting[0]
+    if len(others) == len(weights) == 1:
+        (path,) = others
+        raise ModelError(f"{path} is no such checkpoint of size {size}: its tensors are those of another network")
     path = fetched(checkpoint.url, checkpoint.md5_prefix, Path(torch.hub.get_dir()) / "checkpoints")
     return path, state_of(path)
 
@@ -241,8 +244,8 @@ def _load(model: nn.Module, state: Mapping[str, Tensor], path: Path, assign: boo
     missing = [key for key in expected if key not in state]
     if of_head and of_head <= set(missing) and 2 * len(missing) < len(expected):
         raise ModelError(
-            f"{path} holds an encoder alone: {_listed(sorted(of_head))} would stay random; register it with a probe "
-            "(mae_bench.models.probes.probed), or give fine-tuned weights"
+            f"{path} holds an encoder alone: {_listed(sorted(of_head))} would stay random; register it with the "
+            "fixture mae_probe, or give fine-tuned weights"
         )
     others = [
         f"{key} ({_described(state[key])} instead of {_described(value)})"
@@ -292,12 +295,12 @@ def _published(name: str, changes: dict[str, int]) -> nn.Module:
     config = timm.get_pretrained_cfg(name)
     source = config.hf_hub_id or config.url
     if not source:
-        raise ModelError(f"timm publishes no weights for {name!r}: give a file with --mae-weights FILE")
+        raise ModelError(f"timm publishes no weights for {name!r}: give a file with --mae-weights NAME=FILE")
     try:
         model: nn.Module = timm.create_model(name, pretrained=True, **changes)
     except Exception as error:  # of the hub's client, of urllib or of timm
         raise ModelError(
             f"the weights of timm's {name!r} could not be loaded from {source} ({type(error).__name__}: {error}): "
-            "load them once where there is a network and copy the cache, or give a file with --mae-weights FILE"
+            "load them once where there is a network and copy the cache, or give a file with --mae-weights NAME=FILE"
         ) from error
     return model.eval()

@@ -56,6 +56,11 @@ class Classifier(nn.Module):
         self.mean = tuple(float(value) for value in mean)
         self.std = tuple(float(value) for value in std)
         self.view = View(height, width, interpolation, float(crop_pct), crop_mode)
+        # on the device once, since a copy in every forward pass would wait for a GPU
+        self._mean: Tensor
+        self._std: Tensor
+        self.register_buffer("_mean", torch.tensor(self.mean)[:, None, None], persistent=False)
+        self.register_buffer("_std", torch.tensor(self.std)[:, None, None], persistent=False)
 
     @property
     def preprocessing(self) -> str:
@@ -65,9 +70,7 @@ class Classifier(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         if images.shape[1] == 1 and self.channels == 3:
             images = images.expand(-1, 3, -1, -1)
-        mean = torch.tensor(self.mean, device=images.device)[:, None, None]
-        std = torch.tensor(self.std, device=images.device)[:, None, None]
-        logits: Tensor = self.module((images - mean) / std)
+        logits: Tensor = self.module((images - self._mean) / self._std)
         return logits
 
     @classmethod

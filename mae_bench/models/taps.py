@@ -106,9 +106,10 @@ class Taps:
         """Register the hooks that fill ``features.attention``."""
 
     @contextmanager
-    def dropping(self, hidden: Tensor) -> Iterator[None]:
+    def dropping(self, hidden: Tensor, kept: int | None = None) -> Iterator[None]:
         """Forward passes inside go without the patch tokens where ``hidden`` (B, P) is True, as many for each image;
-        what is kept stays in order, with its position embedding.
+        what is kept stays in order, with its position embedding. Who knows how many are ``kept`` of each spares a GPU
+        from being waited for.
 
         Raises:
             ModelError: the model has no tokens that can be dropped.
@@ -119,21 +120,16 @@ class Taps:
         if hidden.shape[1] != self.grid[0] * self.grid[1]:
             rows, columns = self.grid
             raise ValueError(f"a mask of {hidden.shape[1]} tokens does not fit {rows} x {columns} patches")
-        counts = hidden.sum(1)
-        if bool((counts != counts[0]).any()) or int(counts[0]) == hidden.shape[1]:
-            raise ValueError(
-                f"images lose {sorted(set(counts.tolist()))} of {hidden.shape[1]} tokens: drop as many of each, not all"
-            )
-        handle = self._attach_dropping(hidden)
+        handle = self._attach_dropping(hidden, kept_of_each(hidden) if kept is None else kept)
         try:
             yield
         finally:
             handle.remove()
 
-    def _attach_dropping(self, hidden: Tensor) -> RemovableHandle:
+    def _attach_dropping(self, hidden: Tensor, kept: int) -> RemovableHandle:
         raise NotImplementedError
 
-    def of_kept(self, features: Features, hidden: Tensor) -> Features:
+    def of_kept(self, features: Features, hidden: Tensor, kept: int | None = None) -> Features:
         """``features`` of whole images restricted to the patch tokens that are not ``hidden`` (B, P); they hold the
         ``patch`` kind.
         """
@@ -224,27 +220,27 @@ class TransformerTaps(Taps):
                 )
             )
 
-    def _attach_dropping(self, hidden: Tensor) -> RemovableHandle:
+    def _attach_dropping(self, hidden: Tensor, kept: int) -> RemovableHandle:
         prefix = self.prefix
 
         def drop(_: nn.Module, __: object, tokens: Tensor) -> Tensor:
-            kept = _kept(tokens[:, prefix:], hidden)
-            return torch.cat([tokens[:, :prefix], kept], dim=1)
+            return torch.cat([tokens[:, :prefix], not_hidden(tokens[:, prefix:], hidden, kept)], dim=1)
 
         handle: RemovableHandle = self.model.norm_pre.register_forward_hook(drop)
         return handle
 
-    def of_kept(self, features: Features, hidden: Tensor) -> Features:
-        kept = Features(dict(features.tokens), dict(features.heads))
-        for values in (kept.tokens, kept.heads):
+    def of_kept(self, features: Features, hidden: Tensor, kept: int | None = None) -> Features:
+        count = kept_of_each(hidden) if kept is None else kept
+        left = Features(dict(features.tokens), dict(features.heads))
+        for values in (left.tokens, left.heads):
             for layer in {layer for layer, kind in values if kind == "patch"}:
-                body = _kept(values[layer, "patch"], hidden)
+                body = not_hidden(values[layer, "patch"], hidden, count)
                 values[layer, "patch"] = body
                 values[layer, "mean_patch"] = body.mean(1)
         last = (self.blocks + 1, "mean_patch")
-        if (self.blocks + 1, "patch") not in kept.tokens and last in kept.tokens:  # pooled before the last norm
-            kept.tokens[last] = self.model.fc_norm(kept.tokens[self.blocks, "mean_patch"]).float()
-        return kept
+        if (self.blocks + 1, "patch") not in left.tokens and last in left.tokens:  # pooled before the last norm
+            left.tokens[last] = self.model.fc_norm(left.tokens[self.blocks, "mean_patch"]).float()
+        return left
 
 
 class StageTaps(Taps):
@@ -326,9 +322,26 @@ def attention_map(attention: Attention | BeitAttention, tokens: Tensor, bias: Te
         return scores.softmax(-1)
 
 
-def _kept(values: Tensor, hidden: Tensor) -> Tensor:
-    """(B, K, ...) those of ``values`` (B, P, ...) that are not ``hidden`` (B, P), in order."""
-    return values[~hidden].reshape(len(hidden), -1, *values.shape[2:])
+def not_hidden(values: Tensor, hidden: Tensor, kept: int) -> Tensor:
+    """(B, kept, ...) those of ``values`` (B, P, ...) that are not ``hidden`` (B, P), in order.
+
+    >>> not_hidden(torch.tensor([[1, 2, 3]]), torch.tensor([[False, True, False]]), 2)
+    tensor([[1, 3]])
+    """
+    places = hidden.int().argsort(dim=1, stable=True)[:, :kept]
+    return values.gather(1, places.reshape(*places.shape, *[1] * (values.ndim - 2)).expand(-1, -1, *values.shape[2:]))
+
+
+def kept_of_each(hidden: Tensor) -> int:
+    """How many tokens ``hidden`` (B, P) leaves of each image.
+
+    Raises:
+        ValueError: the images lose different numbers, or one loses all.
+    """
+    counts = set(hidden.sum(1).tolist())
+    if len(counts) > 1 or hidden.shape[1] in counts:
+        raise ValueError(f"images lose {sorted(counts)} of {hidden.shape[1]} tokens: drop as many of each, not all")
+    return int(hidden.shape[1] - counts.pop())
 
 
 def taps_of(module: nn.Module, example: Tensor) -> Taps:

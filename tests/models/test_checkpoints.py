@@ -206,9 +206,13 @@ def test_a_file_in_the_cache_is_found(
 
 @pytest.mark.parametrize("size", DIMENSIONS)
 def test_offline_the_address_and_the_remedies_are_named(hub: Path, tmp_path: Path, size: str) -> None:
-    of_another = saved({"model": authors_state("base" if size != "base" else "large")}, tmp_path / "other.pth")
+    others = [
+        saved({"model": authors_state(other)}, tmp_path / f"{other}.pth") for other in DIMENSIONS if other != size
+    ]
+    with pytest.raises(ModelError, match=rf"{others[0].name} is no such checkpoint of size {size}"):
+        mae_finetuned(size, others[:1])
     with pytest.raises(ModelError, match="there is no network") as caught:
-        mae_finetuned(size, [of_another])
+        mae_finetuned(size, others)
     for part in (MAE_FINETUNED[size].url, str(hub), "--mae-weights FILE"):
         assert part in str(caught.value)
 
@@ -484,7 +488,7 @@ def test_a_model_by_name_brings_its_weights_and_preprocessing(timm_weights: dict
 def test_a_model_that_was_only_pretrained_is_refused(timm_weights: dict[str, Any], name: str) -> None:
     with pytest.raises(ModelError, match=f"timm's '{name}' was only pretrained: it has no classifier") as caught:
         pretrained(name)
-    assert "register it with a probe" in str(caught.value)
+    assert "register it with the fixture mae_probe" in str(caught.value)
     assert timm_weights["asked"] == []
 
 
@@ -502,7 +506,7 @@ def test_a_hub_that_cannot_be_reached_is_one_error(
     timm_weights["found"] = ConnectionError("offline mode is enabled")
     with pytest.raises(ModelError, match="could not be loaded from timm/mobilenetv3_small_050") as caught:
         load("mobilenetv3_small_050.lamb_in1k")
-    for part in ("ConnectionError: offline mode is enabled", "--mae-weights FILE"):
+    for part in ("ConnectionError: offline mode is enabled", "--mae-weights NAME=FILE"):
         assert part in str(caught.value)
 
 
@@ -511,7 +515,7 @@ def test_the_hubs_own_client_offline_is_one_error(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(ModelError, match="could not be loaded from timm/mobilenetv3_small_050") as caught:
         pretrained("mobilenetv3_small_050.lamb_in1k")
-    assert "--mae-weights FILE" in str(caught.value)
+    assert "--mae-weights NAME=FILE" in str(caught.value)
 
 
 @pytest.mark.parametrize(
