@@ -102,6 +102,24 @@ def _committed_clean() -> dict[str, float]:
 
 
 @app.command()
+def suites() -> None:
+    """List the suites of images: the side that levels are meant for, how many images a default run takes, and what
+    --mae-data holds.
+
+    Example: mae-bench suites
+    """
+    from tabulate import tabulate
+
+    from mae_bench.suites import SUITES
+
+    lines = [
+        (entry.name, entry.reference_size, entry.default_limit or "all", " ".join(entry.stored) or "-", entry.summary)
+        for entry in SUITES.values()
+    ]
+    typer.echo(tabulate(lines, headers=["suite", "px", "images", "as published", ""], disable_numparse=True))
+
+
+@app.command()
 def degradations(
     preview: Annotated[
         Path | None, typer.Option(help="Write a picture of an image of the bundled suite under each, PNG or SVG.")

@@ -52,7 +52,7 @@ def test_models_are_listed_with_their_size() -> None:
 
 HELP = [
     ("--help",),
-    *((command, "--help") for command in ("models", "degradations", "claims", "figures", "perf", "selfcheck", "train")),
+    *((command, "--help") for command in ("models", "suites", "degradations", "claims", "figures", "perf", "selfcheck", "train")),
     *(("train", command, "--help") for command in ("pretrain", "finetune", "probe", "supervised", "cnn", "search")),
 ]
 
@@ -190,6 +190,15 @@ def test_options_reach_the_training(
     result = run("train", *arguments, "--data", tmp_path, "--out", out, "--threads", threads)
     assert trained == [(RECIPES[recipe], tmp_path, out, threads)]
     assert result.stdout == "reading\n"
+
+
+def test_suites_are_listed() -> None:
+    from mae_bench.suites import SUITES
+
+    result = run("suites")
+    assert result.exit_code == 0
+    assert [line.split()[0] for line in result.stdout.splitlines()[2:]] == list(SUITES)
+    assert "imagenet_c c_extra" in result.stdout
 
 
 def test_degradations_are_listed_and_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
