@@ -52,7 +52,11 @@ def test_models_are_listed_with_their_size() -> None:
 
 HELP = [
     ("--help",),
-    *((command, "--help") for command in ("models", "suites", "degradations", "claims", "figures", "perf", "selfcheck", "train")),
+    *(
+        (command, "--help")
+        for command in ("models", "suites", "degradations", "claims", "figures", "perf", "selfcheck")
+    ),
+    ("train", "--help"),
     *(("train", command, "--help") for command in ("pretrain", "finetune", "probe", "supervised", "cnn", "search")),
 ]
 

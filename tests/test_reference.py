@@ -219,9 +219,7 @@ def test_a_disk_without_room_is_named_before_anything_is_written_to_it(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "posix_fallocate", full)
-    with pytest.raises(
-        ScratchError, match=r"tokens-1-cls\.bin: no room for 4\.0 GiB of clean features"
-    ):
+    with pytest.raises(ScratchError, match=r"tokens-1-cls\.bin: no room for 4\.0 GiB of clean features"):
         mapped(tmp_path / "tokens-1-cls.bin", (1024, 1024, 1024), np.float32)
 
 
