@@ -763,7 +763,7 @@ def test_salient_patches_are_hidden_by_the_reference_model_alone(
     assert torch.equal(top.where(~hidden[0][:, None], clean), clean.where(~hidden[0][:, None], clean))
     # half of the attention falls on fewer patches where they are the most attended to
     assert hidden[0].float().mean() < hidden[1].float().mean()
-    assert cells.run("salient", level).row.unit == "fraction of attention"
+    assert cells.run("salient", level).row.unit == "fraction of attention of seer"
 
 
 def test_published_degraded_images_are_read_and_not_made(evaluate: Build, suite: Suite, vit: LoadedModel) -> None:
