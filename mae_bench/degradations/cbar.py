@@ -132,9 +132,13 @@ def spectral_noise(phases: Tensor, amplitudes: Tensor) -> Tensor:
     return noise / noise.std((-2, -1), correction=0, keepdim=True)
 
 
+_MOST_FOLDS = 6
+"""How often a swirl of plasma is folded at most."""
+
+
 def plasma_draws(keys: Tensor, seed: int, size: Size) -> Draws:
     """The time at which a swirl is looked at, how often it was folded, how sharply, and its scale in pixels."""
-    ranges = ((0, 6 * math.pi), (4, 7), (0.5, 1), (0.075 * min(size), 0.2 * min(size)))
+    ranges = ((0, 6 * math.pi), (4, _MOST_FOLDS + 1), (0.5, 1), (0.075 * min(size), 0.2 * min(size)))
     time, folds, sharpness, scale = _uniform(keys, seed, "plasma", *ranges)
     return time, folds.floor(), sharpness, scale
 
@@ -150,7 +154,7 @@ def plasma(images: Tensor, magnitude: float, time: Tensor, folds: Tensor, sharpn
     time, folds, sharpness, scale = _over_pixels(time, folds, sharpness, scale)
     x, y = (place.expand(len(images), *images.shape[-2:]) / scale for place in (columns, rows))
     share, weight = magnitude * 6.4 / 255, torch.ones_like(time)
-    for fold in range(int(folds.max())):
+    for fold in range(_MOST_FOLDS):
         across = torch.cos(y * 1.93**fold + time / 1.15**fold) * weight
         down = torch.sin(x * 1.93**fold + time / 1.15**fold) * weight
         x, y = x + across - 0.3 * down, y + down + 0.3 * across
