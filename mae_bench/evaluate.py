@@ -137,7 +137,8 @@ class Evaluation:
     ``scratch`` is a folder for clean features, which :meth:`close` removes, and for the decoded images of a bundled
     suite, which evaluations share; those of others are kept in :func:`mae_bench.images.cache_folder`.
     ``represented`` names conditions whose representation will be asked for, so that one forward pass feeds both.
-    ``progress`` is told how many images are decoded, and of how many; ``salience`` gives the suite's reference model.
+    ``progress`` is told how many images are decoded, and of how many; ``salience`` gives the suite's
+    reference model with what it has seen under a view.
     """
 
     def __init__(
@@ -149,7 +150,7 @@ class Evaluation:
         run_id: str,
         represented: Collection[str] = (),
         progress: Progress | None = None,
-        salience: Callable[[], Salience] | None = None,
+        salience: Callable[[View], Salience] | None = None,
     ) -> None:
         self.suite = suite
         self.model = model
@@ -170,7 +171,7 @@ class Evaluation:
         self.view = self._suite_view() if settings.suite_view else suite.view(model.classifier.view)
         self.stored_view = suite.stored_view(self.view)
         self.progress = progress
-        self.salience = salience or (lambda: Salience(suite.entry, self.device))
+        self.salience = salience or (lambda _: Salience(suite.entry, self.device))
         self._failed = ""
         self._clean: CellResult | None = None
         self._reference: Reference | None = None
@@ -670,7 +671,7 @@ class Evaluation:
         known of whole blocks, once they were asked for.
         """
         if self._attended is None:
-            self._attended = self.salience()
+            self._attended = self.salience(self.view)
         blocks = []
         for number in range(start // BLOCK, -(-stop // BLOCK)):
             first, last = number * BLOCK, min((number + 1) * BLOCK, len(self.suite.manifest.ids))

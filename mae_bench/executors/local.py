@@ -93,6 +93,7 @@ class LocalExecutor:
         self.represented = represented or {}
         self.progress = progress
         self.weights = weights or {}
+        self._saliences: dict[View, Salience] = {}
         self._blind = ""
         self._clean_written = False
         self._finished: set[str] = set()
@@ -153,23 +154,25 @@ class LocalExecutor:
             run.write_model(model)
         return self._evaluation
 
-    def _salience(self) -> Salience:
-        """The suite's reference model; one that cannot be had is not tried again.
+    def _salience(self, view: View) -> Salience:
+        """The suite's reference model with what it has seen under ``view``, which models share; one that cannot be had
+        is not tried again.
 
         Raises:
             ModelError: as :class:`mae_bench.salience.Salience`.
         """
         if self._blind:
             raise ModelError(self._blind)
-        try:
-            return Salience(
-                self.entry,
-                torch.device(self.settings.device),
-                lambda name: pretrained_encoder(name, self.weights.get(name)),
-            )
-        except ModelError as error:
-            self._blind = str(error)
-            raise
+        if view not in self._saliences:
+            device = torch.device(self.settings.device)
+            try:
+                self._saliences[view] = Salience(
+                    self.entry, device, lambda name: pretrained_encoder(name, self.weights.get(name))
+                )
+            except ModelError as error:
+                self._blind = str(error)
+                raise
+        return self._saliences[view]
 
     def run(self, cell: Cell) -> tuple[CellResult, str]:
         """The finished ``cell`` of the model held, on disk, and a note where a stored one could not be reused.

@@ -17,6 +17,7 @@ from mae_bench.cells import Cell
 from mae_bench.errors import BenchError
 from mae_bench.evaluate import CellResult, Settings
 from mae_bench.executors.local import LocalExecutor, images_of, remove_scratch, resolved_device
+from mae_bench.models import ModelError
 from mae_bench.models.classifier import Classifier
 from mae_bench.models.registry import ModelEntry
 from mae_bench.store import RunDirectory
@@ -266,6 +267,52 @@ def test_loading_another_model_lets_go_of_the_first_and_of_its_clean_features(be
     assert result.row.model == "other"
     assert {path.parent.name for path in bench.path.glob("cells/*/*.json")} == {"vit", "other"}
     assert len(bench.loads) == 1
+
+
+SALIENT = Cell.parse("vit-salient-0.50")
+
+
+def seeing(bench: Bench) -> None:
+    """Give the suite a reference model."""
+    assert bench.entry.suite is not None
+    entry = replace(bench.entry, salience="seer")
+    bench.entry = replace(entry, suite=replace(bench.entry.suite, entry=entry))
+
+
+def test_models_of_one_view_share_what_the_reference_model_has_seen(
+    bench: Bench, small_vit: Callable[..., nn.Module], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seeing(bench)
+    network = small_vit(patch_size=4)
+    passes: list[int] = []
+    network.register_forward_hook(lambda _, args, __: passes.append(len(args[0])))
+    seen = Classifier(network, mean=(0.5,), std=(0.5,), input_size=(1, 28, 28))
+    loaded: list[str] = []
+    monkeypatch.setattr("mae_bench.executors.local.pretrained_encoder", lambda name, _: loaded.append(name) or seen)
+    executor = bench.executor()
+    executor.run(SALIENT)
+    looked = len(passes)
+    assert looked > 0
+    executor.load(OTHER, bench.build)
+    executor.run(replace(SALIENT, model="other"))
+    assert loaded == ["seer"]
+    assert len(passes) == looked
+
+
+def test_a_reference_model_that_cannot_be_had_is_tried_once(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    seeing(bench)
+    tried: list[str] = []
+
+    def offline(name: str, _: Path | None) -> nn.Module:
+        tried.append(name)
+        raise ModelError("there is no network")
+
+    monkeypatch.setattr("mae_bench.executors.local.pretrained_encoder", offline)
+    executor = bench.executor()
+    for cell in (SALIENT, replace(SALIENT, degradation="nonsalient")):
+        with pytest.raises(ModelError, match="there is no network"):
+            executor.run(cell)
+    assert tried == ["seer"]
 
 
 def test_a_released_executor_holds_nothing(bench: Bench) -> None:
