@@ -28,6 +28,7 @@ from mae_bench.indicators.attention import attention_values
 from mae_bench.indicators.block_sums import BlockSums
 from mae_bench.indicators.calibration import calibration_sums, expected_calibration_error
 from mae_bench.indicators.profile import Record, profile
+from mae_bench.machine import libraries, machine
 from mae_bench.models.pool import LoadedModel
 from mae_bench.models.taps import KINDS, Features
 from mae_bench.reference import CleanSide, Key, Reference, to_device
@@ -747,6 +748,7 @@ class Evaluation:
             status="ok" if n == len(self.suite.manifest.ids) else "partial",
             n=n,
             n_expected=len(self.suite.manifest.ids),
+            distinct=n,
             top1=hits / n,
             top1_low=low,
             top1_high=high,
@@ -765,6 +767,8 @@ class Evaluation:
             images_per_second=n / seconds,
             batch_size=self.batch_size,
             threads=self.settings.threads,
+            machine=machine(self.settings.device),
+            libraries=libraries(),
             classes=len(self.suite.manifest.classes),
             parameters=self.model.parameters,
             run_id=self.run_id,
@@ -781,6 +785,8 @@ class Evaluation:
             "status": "not_applicable",
             "n": 0,
             "n_expected": len(self.suite.manifest.ids),
+            "machine": machine(self.settings.device),
+            "libraries": libraries(),
             "seconds": 0.0,
             "batch_size": self.batch_size,
             "threads": self.settings.threads,

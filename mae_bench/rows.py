@@ -6,7 +6,7 @@ import math
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 Status = Literal["ok", "partial", "not_applicable"]
 
@@ -15,8 +15,10 @@ Status = Literal["ok", "partial", "not_applicable"]
 class ResultRow:
     """What was measured in one cell. ``None`` is the only "not applicable"; rates are in [0, 1].
 
-    ``status`` is ``partial`` where fewer than ``n_expected`` images of the suite were evaluated. Layer
-    indicators are those of the last block. ``seed`` is that of the degradation.
+    ``status`` is ``partial`` where fewer than ``n_expected`` images of the suite were evaluated. ``distinct`` of the
+    ``n`` images are no copies of others: intervals are as wide as those say. Layer indicators are those of the last
+    block. ``seed`` is that of the degradation. ``machine`` is the processor or the GPU, ``libraries`` are versions of
+    what computes beside torch; both are empty, and ``distinct`` is None, where schema 1 did not record them.
 
     Raises:
         ValueError: a field is NaN, infinite, or not a plain Python scalar; the message names the field.
@@ -32,6 +34,7 @@ class ResultRow:
     status: Status
     n: int
     n_expected: int
+    distinct: int | None
     top1: float | None
     top1_low: float | None
     top1_high: float | None
@@ -71,6 +74,8 @@ class ResultRow:
     parameters: int
     torch_version: str
     mae_bench_version: str
+    machine: str
+    libraries: str
     run_id: str
     schema_version: int = SCHEMA_VERSION
 
@@ -117,7 +122,19 @@ def upgrade(record: dict[str, Any]) -> dict[str, Any]:
             f"row schema {version!r} is not known here (known: 1 to {SCHEMA_VERSION}): "
             "use the mae_bench version that wrote it, or a newer one"
         )
+    for older in range(version, SCHEMA_VERSION):
+        record = _UPGRADES[older](record)
     return record
+
+
+def _from_1(record: dict[str, Any]) -> dict[str, Any]:
+    """Schema 2 added which machine it was, and how many images are no copies."""
+    unknown = {"distinct": None, "machine": "", "libraries": ""}
+    return {**unknown, **record, "schema_version": 2}
+
+
+_UPGRADES = {1: _from_1}
+"""From each older schema to the one after it."""
 
 
 IDENTITY = (
@@ -142,6 +159,18 @@ IDENTITY = (
     "mae_bench_version",
 )
 """Fields that must agree before a finished cell is taken for another."""
+
+FINGERPRINT = (
+    "machine",
+    "libraries",
+    "torch_version",
+    "mae_bench_version",
+    "device",
+    "dtype",
+    "threads",
+    "batch_size",
+)
+"""Fields under which the same weights must give the same predictions of the same images."""
 
 
 def identity_difference(row: ResultRow, other: dict[str, Any]) -> list[str]:

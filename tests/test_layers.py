@@ -15,7 +15,7 @@ PACKAGE = Path(mae_bench.__file__).parent
 # Modules and packages by floor; a package stands for all that is in it.
 FLOORS = {
     0: ("mae_bench", "cells", "errors", "rows", "statistics", "published"),
-    1: ("images", "randomness", "suites"),
+    1: ("images", "machine", "randomness", "suites"),
     2: ("degradations",),
     3: ("models",),
     4: ("indicators",),

@@ -23,6 +23,7 @@ from mae_bench.cells import Cell
 from mae_bench.errors import BenchError
 from mae_bench.evaluate import CellResult, Evaluation, Progress, Settings
 from mae_bench.images import View, cache_folder, decoded
+from mae_bench.machine import machine
 from mae_bench.models import ModelError
 from mae_bench.models.checkpoints import pretrained_encoder
 from mae_bench.models.pool import LoadedModel, Pool
@@ -265,7 +266,6 @@ class LocalExecutor:
         self.pool.release()
 
     def _manifest(self, suite: Suite) -> dict[str, Any]:
-        cuda = self.settings.device.startswith("cuda")
         return {
             "run_id": self.run_directory.run_id,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -274,7 +274,7 @@ class LocalExecutor:
             "manifest_hash": suite.manifest_hash,
             "images": len(suite.manifest.ids),
             "settings": asdict(self.settings),
-            "device_name": torch.cuda.get_device_name(self.settings.device) if cuda else _processor(),
+            "device_name": machine(self.settings.device),
             "cores": os.cpu_count(),
             "platform": platform.platform(),
             "python": platform.python_version(),
@@ -301,13 +301,3 @@ def images_of(run: RunDirectory) -> tuple[list[str], np.ndarray, list[str]] | No
         return None
     record = json.loads(path.read_text())
     return record["ids"], np.array(record["labels"], dtype=np.int64), record["classes"]
-
-
-def _processor() -> str:
-    """Model name of the CPU; Linux tells it in /proc/cpuinfo alone."""
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor()
