@@ -1,0 +1,29 @@
+"""What every test of a failure does: write down what was injected, how often, and what was lost."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+from faults.reliability import Injection
+
+LOG = "MAE_BENCH_FAULTS_LOG"
+"""Environment variable that names the log, which ``python -m faults.reliability`` makes a page of."""
+
+
+@pytest.fixture
+def journal() -> Callable[[Injection], None]:
+    """Appends an injection to the log, where there is one, and fails the test where something was lost."""
+
+    def note(injection: Injection) -> None:
+        if log := os.environ.get(LOG):
+            with Path(log).open("a") as file:  # one write of one line, so that processes do not mix theirs
+                file.write(json.dumps(asdict(injection)) + "\n")
+        assert injection.lost == 0, f"{injection.failure}: {injection.lost} of {injection.count} lost something"
+        assert injection.silent == 0, f"{injection.failure}: {injection.silent} of {injection.count} went unnoticed"
+
+    return note
