@@ -230,6 +230,7 @@ def cell_result() -> Callable[..., CellResult]:
         record: dict[str, Any] = {
             field.name: None if "None" in str(field.type) else {"str": "", "int": 1, "float": 1.0}.get(str(field.type))
             for field in fields(ResultRow)
+            if field.name != "schema_version"
         }
         record |= {
             "suite": "fashion_mnist", "model": cell.model, "family": kind.family, "degradation": cell.degradation,
