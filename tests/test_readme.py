@@ -86,7 +86,7 @@ def test_continuous_integration_runs_the_readmes_test_command() -> None:
 
 
 def test_every_option_in_the_readme_exists() -> None:
-    from mae_bench.pytest_plugin import OPTIONS
+    from mae_bench.pytest_plugin.options import OPTIONS
 
     known = {f"--mae-{option.name}" for option in OPTIONS}
     mentioned = set(re.findall(r"--mae-[a-z-]*[a-z]", README))

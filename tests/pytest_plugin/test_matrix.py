@@ -15,7 +15,7 @@ from mae_bench.degradations.ladders import ladder
 if TYPE_CHECKING:
     from tests.conftest import Project
 
-REPOSITORY = Path(__file__).parent.parent
+REPOSITORY = Path(__file__).parents[2]
 HEAVY = """
 import sys
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mae_bench.pytest_plugin import OPTIONS
+from mae_bench.pytest_plugin.options import OPTIONS
 
 if TYPE_CHECKING:
     from tests.conftest import Project

@@ -1,0 +1,333 @@
+"""What one pytest session knows of its run."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import secrets
+import time
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import pytest
+
+from mae_bench.cells import near_name
+from mae_bench.errors import BenchError
+from mae_bench.models import ModelError
+from mae_bench.models.registry import ModelEntry, Registry
+from mae_bench.pytest_plugin.options import OPTIONS, value_of
+from mae_bench.suites import SuiteEntry, suite_entry
+
+if TYPE_CHECKING:
+    from mae_bench.baseline import Baseline
+    from mae_bench.claims import Finding
+    from mae_bench.evidence import Evidence
+    from mae_bench.executors.local import LocalExecutor
+    from mae_bench.regression import Rule
+    from mae_bench.store import RunDirectory
+
+
+@dataclass
+class Harness:
+    """What one pytest session knows of its run: ``collected`` are the ids of its cells, ``represented`` maps models to
+    the conditions whose representation it asks for, ``lacking`` are families that tests ask for and that have no cells.
+    """
+
+    config: pytest.Config
+    suite: SuiteEntry
+    options: dict[str, Any]
+    run_path: Path
+    registry: Registry = field(default_factory=Registry)
+    collected: set[str] = field(default_factory=set)
+    represented: dict[str, set[str]] = field(default_factory=dict)
+    lacking: set[str] = field(default_factory=set)
+    began: bool = False
+
+    @classmethod
+    def of(cls, config: pytest.Config) -> Harness:
+        options = {option.name: value_of(config, option) for option in OPTIONS}
+        try:
+            suite = suite_entry(options["suite"])
+        except BenchError as error:
+            raise pytest.UsageError(f"--mae-suite: {error}") from error
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", options["device"]):
+            hint = near_name(options["device"], ("auto", "cpu", "cuda", "cuda:0"))
+            raise pytest.UsageError(f"--mae-device {options['device']}: {hint}")
+        if not re.fullmatch(r"auto|[1-9]\d*", options["batch-size"]):
+            raise pytest.UsageError(f"--mae-batch-size {options['batch-size']}: give auto or a positive number")
+        for name, bound in (("limit", 2**31), ("seed", 2**32)):
+            if options[name] is not None and not 0 <= options[name] < bound:
+                raise pytest.UsageError(f"--mae-{name} {options[name]}: give a number from 0 to {bound - 1}")
+        for name in ("min-drop", "tolerance"):
+            if not 0 <= options[name] <= 100:
+                raise pytest.UsageError(f"--mae-{name} {options[name]}: give points of accuracy, from 0 to 100")
+        worker = getattr(config, "workerinput", None)
+        if worker is not None:
+            run_path = Path(worker["mae_run"])
+        else:
+            stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+            run_path = options["run"] or cls.root(config) / "results" / "runs" / f"{stamp}-{secrets.token_hex(2)}"
+        harness = cls(config, suite, options, run_path)
+        if options["update-baseline"]:
+            from mae_bench.baseline import in_continuous_integration
+
+            if in_continuous_integration():
+                raise pytest.UsageError(
+                    "--mae-update-baseline is refused where CI is set: a gate must not move its own mark"
+                )
+            if options["baseline"] == "none":
+                raise pytest.UsageError("--mae-update-baseline needs a baseline directory, not --mae-baseline none")
+        return harness
+
+    @staticmethod
+    def root(config: pytest.Config) -> Path:
+        """Where ``results/`` lies: beside the ini file, without one in the working directory."""
+        return config.rootpath if config.inipath is not None else config.invocation_params.dir
+
+    @property
+    def baseline_path(self) -> Path | None:
+        given = self.options["baseline"]
+        if given == "none":
+            return None
+        return Path(given) if given is not None else self.root(self.config) / "results" / self.suite.name
+
+    @cached_property
+    def baseline(self) -> Baseline | None:
+        from mae_bench.baseline import Baseline
+
+        return Baseline.load(self.baseline_path, self.suite.name) if self.baseline_path is not None else None
+
+    @cached_property
+    def evidence_path(self) -> Path | None:
+        """The evidence beside the baseline, where there is some."""
+        path = self.baseline_path / "evidence.npz" if self.baseline_path is not None else None
+        return path if path is not None and path.exists() else None
+
+    @cached_property
+    def evidence(self) -> Evidence:
+        """Raises:
+        BenchError: it is unreadable.
+        """
+        from mae_bench.evidence import Evidence
+
+        assert self.evidence_path is not None
+        return Evidence.load(self.evidence_path)
+
+    @cached_property
+    def decided(self) -> tuple[dict[str, Finding], dict[str, str]]:
+        """Every contrast as the committed files decide it now, and the verdicts that are committed beside them.
+
+        Raises:
+            BenchError: a file is missing or unreadable.
+        """
+        from mae_bench.claims import findings, stored_verdicts
+        from mae_bench.contrasts import ClaimError, Measured
+
+        path = self.evidence_path
+        assert path is not None
+        table = path.with_name("claims.csv")
+        if self.baseline is None or not table.exists():
+            raise ClaimError(f"{path} needs cells.csv, outcomes.npz and claims.csv beside it: restore them")
+        found = findings(Measured.of(self.baseline, self.evidence))
+        return {f.contrast.name: f for f in found}, stored_verdicts(table.read_text())
+
+    @cached_property
+    def rule(self) -> Rule:
+        from mae_bench.regression import Rule
+
+        names = [entry.name for entry, _ in self.registry.entries.values()]
+        cells = self.baseline.cells_of([*names, *self.timm_models]) if self.baseline is not None else 0
+        return Rule(max(1, cells), self.options["min-drop"] / 100, self.options["tolerance"] / 100)
+
+    @cached_property
+    def timm_models(self) -> dict[str, ModelEntry]:
+        """Models that ``--mae-model`` adds. Only this option imports timm at collection."""
+        found = {}
+        for pattern in self.options["model"]:
+            import timm
+
+            names = timm.list_models(pattern, pretrained=True)
+            if not names:
+                close = difflib.get_close_matches(pattern, timm.list_models(pretrained=True), n=1)
+                hint = f"did you mean {close[0]}?" if close else "timm.list_models(pretrained=True) lists them"
+                raise ModelError(f"--mae-model {pattern}: no pretrained timm model matches; {hint}")
+            try:
+                found.update({name: ModelEntry(name, summary="pretrained, from timm") for name in names})
+            except ModelError as error:
+                raise ModelError(
+                    f"--mae-model {pattern}: {str(error).partition(';')[0]}; narrow the pattern, or return the timm "
+                    "model from an @model_fixture of another name"
+                ) from error
+        return found
+
+    @cached_property
+    def weights(self) -> tuple[dict[str, Path], list[Path]]:
+        """Files of ``--mae-weights`` by the model that they are for, and those of the MAE authors, whose names say it.
+
+        Raises:
+            ModelError: there is no such file, no such model, or it is not said which model a file is for.
+        """
+        base = self.config.invocation_params.dir
+        named: dict[str, Path] = {}
+        authors: list[Path] = []
+        known = {*self.timm_models, *self.registry.entries, *([self.suite.salience] if self.suite.salience else [])}
+        for given in self.options["weights"]:
+            name, _, file = given.rpartition("=")
+            path = base / Path(file).expanduser()
+            if not path.is_file():
+                raise ModelError(f"--mae-weights {given}: there is no file {path}")
+            if name and name not in known:
+                raise ModelError(f"--mae-weights {given}: no model is called {name!r}: {near_name(name, known)}")
+            if name or len(self.timm_models) == 1:
+                named[name or next(iter(self.timm_models))] = path
+                continue
+            from mae_bench.models.checkpoints import PUBLISHED_NAMES
+
+            if path.name not in PUBLISHED_NAMES:
+                raise ModelError(
+                    f"--mae-weights {given}: say which model the file is for, as NAME={file}; only "
+                    f"{', '.join(sorted(PUBLISHED_NAMES))} are known by their names"
+                )
+            authors.append(path)
+        return named, authors
+
+    def models(self, path: Path, encoders: bool = False) -> list[ModelEntry]:
+        """Models that tests in the file ``path`` evaluate, those without a head only with ``encoders``.
+
+        Raises:
+            BenchError: there is none, or a name is unknown.
+        """
+        registered = self.registry.models(self.suite.name, path, self.options["full"], encoders)
+        found = [*registered, *(e for e in self.timm_models.values() if e not in registered)]
+        if not found:
+            others = sorted({s for entry, _ in self.registry.entries.values() for s in entry.suites or ()})
+            bound = f" (registered models are bound to {', '.join(others)})" if others else ""
+            raise ModelError(
+                f"no model is registered for suite {self.suite.name!r}{bound}: add an @model_fixture to a conftest.py"
+            )
+        return found
+
+    @cached_property
+    def run_directory(self) -> RunDirectory:
+        from mae_bench.store import RunDirectory
+
+        is_worker = hasattr(self.config, "workerinput")
+        return RunDirectory.create(self.run_path, resume=self.options["resume"] or is_worker)
+
+    @cached_property
+    def executor(self) -> LocalExecutor:
+        from mae_bench.evaluate import Settings
+        from mae_bench.executors.local import LocalExecutor, resolved_device, resolved_dtype
+        from mae_bench.store import RunDirectory
+
+        limit, batch = self.options["limit"], self.options["batch-size"]
+        workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        device = resolved_device(self.options["device"])
+        settings = Settings(
+            device=device,
+            dtype=resolved_dtype(self.options["dtype"], device),
+            batch_size=0 if batch == "auto" else int(batch),
+            seed=self.options["seed"],
+            limit=self.suite.default_limit if limit is None else limit,
+            threads=max(1, cores // workers),
+            suite_view=self.options["view"] == "suite",
+            jackknife=self.options["full"],
+            compiles=self.options["compile"],
+        )
+        run = RunDirectory(self.run_path)  # made when the first cell runs
+        return LocalExecutor(
+            self.suite,
+            self.options["data"],
+            settings,
+            run,
+            self.options["resume"],
+            self.represented,
+            Decoding(self.config).report,
+            self.weights[0],
+        )
+
+    def check_before_run(self) -> None:
+        """Whatever would spoil the run and can be seen before its first cell.
+
+        Raises:
+            UsageError: with the message to show.
+        """
+        try:
+            self.suite.check(self.options["data"])
+            _ = self.weights
+            path = self.run_path
+            if path.is_dir() and any(path.iterdir()) and not self.options["resume"]:
+                raise BenchError(
+                    f"run directory {path} is not empty: add --mae-resume to go on with it, or name another"
+                )
+            from mae_bench.baseline import in_continuous_integration
+
+            missing = self.baseline_path is not None and self.baseline is None
+            if missing and in_continuous_integration() and not self.options["update-baseline"]:
+                raise BenchError(f"{self.how_to_make_a_baseline()}; --mae-baseline none runs without one")
+        except BenchError as error:
+            raise pytest.UsageError(str(error)) from error
+        self.began = True
+
+    def how_to_make_a_baseline(self) -> str:
+        return (
+            f"there is no baseline in {self.baseline_path}: make one with --mae-limit 0 --mae-update-baseline "
+            "and commit it"
+        )
+
+    def load(self, name: str, request: pytest.FixtureRequest) -> None:
+        """Have the executor hold the model called ``name``.
+
+        Raises:
+            BenchError: it is unknown or cannot be used.
+        """
+        if name in self.timm_models:
+
+            def build() -> object:
+                from mae_bench.models.checkpoints import pretrained
+
+                return pretrained(name, *([self.weights[0][name]] if name in self.weights[0] else []))
+
+            self.executor.load(self.timm_models[name], build)
+        else:
+            self.registry.get(name)
+            request.getfixturevalue(name)  # the fixture loads itself, so that pytest resolves what it asks for
+
+    def release_unless(self, name: str | None) -> None:
+        """Free the model held unless it is the one called ``name``."""
+        if "executor" in vars(self) and self.executor.held not in (None, name):
+            self.executor.release()
+
+
+class Decoding:
+    """Says on the terminal how far the images of a suite are decoded, past pytest's capture; workers have none."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.terminal: Any = config.pluginmanager.getplugin("terminalreporter")
+        self.capture: Any = config.pluginmanager.getplugin("capturemanager")
+        self.said = time.monotonic()
+
+    def report(self, done: int, total: int) -> None:
+        """A line every few seconds, so that what ends sooner says nothing."""
+        if self.terminal is None or time.monotonic() - self.said < 5:
+            return
+        self.said = time.monotonic()
+        suspended = self.capture.global_and_fixture_disabled() if self.capture is not None else nullcontext()
+        with suspended:
+            self.terminal.ensure_newline()
+            self.terminal.write_line(f"mae_bench: {done:,} of {total:,} images decoded")
+
+
+HARNESS = pytest.StashKey[Harness]()
+
+
+def fail(error: BenchError, cause: BaseException | None = None) -> NoReturn:
+    """Fail the test with the message of ``error`` alone: without ``from``, pytest would show its history too."""
+    message = "\n".join([str(error), *getattr(error, "__notes__", ())])
+    raise pytest.fail.Exception(message, pytrace=False) from cause
