@@ -2,20 +2,49 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
 
+MODEL = (
+    "vendor_id",
+    "cpu family",
+    "model",
+    "stepping",
+    "flags",
+    "CPU implementer",
+    "CPU variant",
+    "CPU part",
+    "Features",
+)
+"""What Linux says of a processor that libraries choose their kernels by: machines that are rented share names."""
+
+
 @cache
 def machine(device: str) -> str:
-    """Name of the GPU that ``device`` (``cuda:1``) is, else of the processor."""
+    """Name of the GPU that ``device`` (``cuda:1``) is with its libraries, else of the processor with a hash of
+    :data:`MODEL`.
+    """
     if device.startswith("cuda"):
         import torch
 
-        return torch.cuda.get_device_name(device)
-    return _processor()
+        return f"{torch.cuda.get_device_name(device)}, cuDNN {torch.backends.cudnn.version()}"
+    return processor(Path("/proc/cpuinfo"))
+
+
+def processor(info: Path) -> str:
+    """The processor that the file ``info`` (/proc/cpuinfo) describes; where there is none, what Python knows."""
+    if not info.exists():
+        return platform.processor() or platform.machine()
+    first = info.read_text().partition("\n\n")[0]
+    pairs = (line.partition(":") for line in first.splitlines())
+    known = {name.strip(): value.strip() for name, _, value in pairs}
+    name = known.get("model name", platform.machine())
+    model = "\n".join(known.get(field, "") for field in MODEL)
+    return f"{name} [{hashlib.sha256(model.encode()).hexdigest()[:8]}]"
 
 
 @cache
@@ -26,13 +55,3 @@ def libraries() -> str:
     'kornia'
     """
     return " ".join(f"{name} {version(name)}" for name in ("kornia", "numpy", "pillow", "timm", "torchvision"))
-
-
-def _processor() -> str:
-    """Model name of the CPU; Linux tells it in /proc/cpuinfo alone."""
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor()

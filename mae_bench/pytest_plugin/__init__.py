@@ -5,6 +5,8 @@ Nothing heavy is imported until a cell runs, so that collection stays light.
 
 from __future__ import annotations
 
+import functools
+import os
 from collections.abc import Generator
 from typing import Any
 
@@ -69,6 +71,8 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line("markers", f"{mark}: {text}")
     harness = Harness.of(config)
     config.stash[HARNESS] = harness
+    if harness.options["cell-timeout"]:
+        config.add_cleanup(functools.partial(os.close, harness.said_on))  # opened before output is captured
     config.pluginmanager.register(Discovery(harness), "mae_bench_discovery")
     if not hasattr(config, "workerinput"):
         config.pluginmanager.register(Gate(harness), "mae_bench_gate")

@@ -12,7 +12,7 @@ from mae_bench.pytest_plugin.harness import Harness
 
 if TYPE_CHECKING:
     from mae_bench.comparison import Comparison
-    from mae_bench.evaluate import CellResult
+    from mae_bench.rows import CellResult
 
 
 def said(report: pytest.TestReport, key: str) -> dict[str, Any]:

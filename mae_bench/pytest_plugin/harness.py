@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import math
 import os
 import re
 import secrets
 import time
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 
-from mae_bench.cells import near_name
+from mae_bench.cells import Cell, near_name
 from mae_bench.errors import BenchError
 from mae_bench.models import ModelError
 from mae_bench.models.registry import ModelEntry, Registry
@@ -66,6 +67,10 @@ class Harness:
         for name in ("min-drop", "tolerance"):
             if not 0 <= options[name] <= 100:
                 raise pytest.UsageError(f"--mae-{name} {options[name]}: give points of accuracy, from 0 to 100")
+        if not 0 <= options["cell-timeout"] < math.inf:
+            raise pytest.UsageError(
+                f"--mae-cell-timeout {options['cell-timeout']}: give seconds, or 0 for as long as it takes"
+            )
         worker = getattr(config, "workerinput", None)
         if worker is not None:
             run_path = Path(worker["mae_run"])
@@ -298,6 +303,23 @@ class Harness:
         else:
             self.registry.get(name)
             request.getfixturevalue(name)  # the fixture loads itself, so that pytest resolves what it asks for
+
+    def deadline(self, cell: Cell) -> AbstractContextManager[None]:
+        """Ends what ``cell`` does after ``--mae-cell-timeout`` seconds: it, or where nothing else helps this process,
+        whose other cells are then run by the worker that takes its place, or by ``--mae-resume``.
+        """
+        from mae_bench.executors.deadline import deadline, end_process
+
+        def give_up(message: str) -> None:
+            kept = f"finished cells are kept in {self.run_path}"
+            end_process(self.said_on, f"mae_bench: {message}: its process is ended; {kept}, --mae-resume goes on")
+
+        return deadline(self.options["cell-timeout"], f"cell {cell.id}", give_up, traceback_on=self.said_on)
+
+    @cached_property
+    def said_on(self) -> int:
+        """File descriptor of the standard error that pytest does not capture, if it was asked for in time."""
+        return os.dup(2)
 
     def release_unless(self, name: str | None) -> None:
         """Free the model held unless it is the one called ``name``."""

@@ -16,8 +16,9 @@ from mae_bench.images import ImageError
 from mae_bench.pytest_plugin.harness import HARNESS, fail
 
 if TYPE_CHECKING:
-    from mae_bench.evaluate import CellResult, Evaluation
+    from mae_bench.evaluate import Evaluation
     from mae_bench.representation import Representation
+    from mae_bench.rows import CellResult
 
 PARAMETERS = ("mae_bench_cell", "mae_bench_represented", "mae_bench_model", "mae_bench_claim")
 """Hidden fixtures that are parametrized."""
@@ -40,7 +41,9 @@ class BoundCell:
         self._images()
         try:
             self._harness.load(self.cell.model, self._request)
-            result, note = self._harness.executor.run(self.cell)
+            self._harness.executor.evaluation.decode()  # takes as long as it takes
+            with self._harness.deadline(self.cell):
+                result, note = self._harness.executor.run(self.cell)
         except ImageError as error:
             self._end(error)
         except BenchError as error:
@@ -100,7 +103,9 @@ class BoundRepresentation(BoundCell):
         try:
             harness.load(self.cell.model, self._request)
             executor = harness.executor
-            representation = executor.represent(self.cell, self.cell.id in harness.collected)
+            executor.evaluation.decode()
+            with harness.deadline(self.cell):
+                representation = executor.represent(self.cell, self.cell.id in harness.collected)
             kind = degradation(self.cell.degradation, self.cell.level.severity)
             reason = executor.evaluation.not_applicable(kind)
         except ImageError as error:

@@ -57,9 +57,11 @@ OPTIONS = (
     Option("resume", "bool", False, "reuse the finished cells of the run directory"),
     Option("baseline", "path", None, "committed results to compare with (default results/<suite>), or none", "DIR"),
     Option("update-baseline", "bool", False, "put the complete model-families of this run into the baseline"),
+    Option("reason", "string", None, "why the baseline is updated; goes into its history", "TEXT"),
     Option("min-drop", "float", 0.3, "least drop in points that can be a regression", "P"),
     Option("tolerance", "float", 1.0, "points of top-1 that a passing cell surely has not lost", "P"),
     Option("strict", "bool", False, "inconclusive cells fail too"),
+    Option("cell-timeout", "float", 0.0, "seconds that a cell may take, a model's first with its clean pass", "S"),
     Option("gate-indicators", "bool", False, "indicators that moved fail the run too"),
 )
 
