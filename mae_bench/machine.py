@@ -8,7 +8,6 @@ from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
-
 MODEL = (
     "vendor_id",
     "cpu family",
