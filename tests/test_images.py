@@ -3,14 +3,18 @@ import gzip
 import hashlib
 import math
 import os
+import stat
 import struct
 import subprocess
 import sys
 import threading
+import tracemalloc
 import warnings
 from collections import Counter
 from collections.abc import Callable
+from fractions import Fraction
 from io import BytesIO
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +23,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from mae_bench import cached
 from mae_bench import images as module
 from mae_bench.images import (
     BLOCK,
     PROBE_BLOCKS,
+    Decoded,
     ImageError,
     Manifest,
     View,
@@ -31,6 +37,7 @@ from mae_bench.images import (
     cores,
     decode,
     decoded,
+    likeness,
     read_idx,
     stratified,
 )
@@ -112,6 +119,17 @@ def test_file_that_is_no_image_is_refused(content: bytes, tmp_path: Path) -> Non
     assert "not an image" in refusal(written(tmp_path, content, "picture.png"))
 
 
+@pytest.mark.parametrize(
+    "content",
+    [b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n", encoded(RGB, "PCX")],
+    ids=["eps", "pcx"],
+)
+def test_format_that_no_suite_has_is_refused_whatever_its_file_is_named(content: bytes, tmp_path: Path) -> None:
+    """Pillow would have another program draw PostScript."""
+    Image.init()
+    assert "not an image (BMP, GIF, JPEG" in refusal(written(tmp_path, content, "picture.jpg"))
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_truncated_image_is_refused_or_whole(name: str, tmp_path: Path) -> None:
     """Never half an image: a decoder that pads what is missing with grey would be silent."""
@@ -164,9 +182,9 @@ def test_decoding_leaves_filters_of_warnings_to_other_threads(tmp_path: Path, mo
     path, before, during = written(tmp_path, FILES["png"]), warnings.filters, []
     plain = Image.open
 
-    def spy(*arguments: object) -> Image.Image:
+    def spy(*arguments: object, **options: object) -> Image.Image:
         during.append(warnings.filters)
-        return plain(*arguments)
+        return plain(*arguments, **options)
 
     monkeypatch.setattr(Image, "open", spy)
     decode(path)
@@ -392,20 +410,56 @@ def test_damaged_idx_is_refused_or_unharmed(tmp_path: Path, data: st.DataObject)
     ("content", "complaint"),
     [
         (gzip.compress(idx((2, 3), b"12345")), r"declares shape \(2, 3\) but holds 5 bytes"),
-        (gzip.compress(idx((2, 3), b"1234567")), r"declares shape \(2, 3\) but holds 7 bytes"),
+        (gzip.compress(idx((2, 3), b"1234567")), r"declares shape \(2, 3\) but holds more"),
+        (gzip.compress(idx((2, 3), b"123456") + bytes(99999)), r"declares shape \(2, 3\) but holds more"),
+        (gzip.compress(idx((2**15, 2**15 + 1), b"123456")), "1073774592 bytes of at most 1073741824"),
+        (gzip.compress(idx((2, 3), b"123456")) + b"garbage", "not a readable gzip file"),
         (gzip.compress(idx((2, 3), b"123456", magic=b"\0\0\x0c")), "not an idx file of unsigned bytes"),
         (gzip.compress(b"\0\0\x08\x03" + b"\0" * 11), "the idx header is cut off"),
         (gzip.compress(b""), "not an idx file of unsigned bytes"),
         (gzip.compress(idx((2, 3), b"123456"))[:-9], "not a readable gzip file"),
         (idx((2, 3), b"123456"), "not a readable gzip file"),
     ],
-    ids=["too short", "too long", "wrong type", "cut header", "empty", "cut gzip", "not packed"],
+    ids=[
+        "too short",
+        "too long",
+        "far too long",
+        "too large",
+        "more behind it",
+        "wrong type",
+        "cut header",
+        "empty",
+        "cut gzip",
+        "not packed",
+    ],
 )
 def test_idx_is_refused_with_its_fault(content: bytes, complaint: str, tmp_path: Path) -> None:
     path = written(tmp_path, content)
     with pytest.raises(ImageError, match=complaint + ".*; copy it again") as caught:
         read_idx(path)
     assert str(path) in str(caught.value)
+
+
+def test_idx_in_several_members_is_read(tmp_path: Path) -> None:
+    """What gzip packs piece by piece is one file."""
+    packed = gzip.compress(idx((2, 3), b"123")) + gzip.compress(b"456")
+    assert read_idx(written(tmp_path, packed)).tobytes() == b"123456"
+
+
+@pytest.mark.parametrize("shape", [(2, 3), (2**15, 2**15)], ids=["of more than it declares", "of less"])
+def test_idx_that_unpacks_to_much_more_takes_no_memory(shape: tuple[int, ...], tmp_path: Path) -> None:
+    path = written(tmp_path, gzip.compress(idx(shape, bytes(1 << 24 if shape == (2, 3) else 100)), 1))
+    tracemalloc.start()
+    refused = read_or_refusal(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert "but holds" in refused
+    assert peak < 2 * module.PIECE
+
+
+def test_idx_is_read_only(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="read-only"):
+        read_idx(written(tmp_path, gzip.compress(idx((6,), b"123456"))))[0] = 1
 
 
 def test_missing_idx_is_refused(tmp_path: Path) -> None:
@@ -564,7 +618,7 @@ def test_decoded_pixels_are_timms_evaluation_transform(view: View, channels: int
     from timm.data import create_transform
 
     originals = wide_and_tall(channels)
-    found = decoded(manifest_of(2), 2, view, channels, originals.__getitem__, tmp_path)
+    found = decoded(manifest_of(2), 2, view, channels, originals.__getitem__, tmp_path).pixels
     # the way a model is evaluated with timm, whose normalisation is undone below
     mean = np.array([0.485, 0.456, 0.406][:channels])
     transform = create_transform(
@@ -583,7 +637,7 @@ def test_decoded_pixels_are_timms_evaluation_transform(view: View, channels: int
 def test_decoded_pixels_are_a_resize_and_a_centre_crop(tmp_path: Path) -> None:
     """The same by hand for a square view: shorter side to floor(24 / 0.875) = 27, then the centre."""
     originals = wide_and_tall()
-    found = decoded(manifest_of(2), 2, View(24, 24, "bilinear", 0.875), 3, originals.__getitem__, tmp_path)
+    found = decoded(manifest_of(2), 2, View(24, 24, "bilinear", 0.875), 3, originals.__getitem__, tmp_path).pixels
     for image, pixels in zip(originals, found, strict=True):
         shorter = min(image.size)
         width, height = (27 * side // shorter for side in image.size)
@@ -596,8 +650,8 @@ def test_one_view_after_another_is_both_by_hand(tmp_path: Path) -> None:
     """To 27 and the centre of 24, bilinear, and then to 30, bicubic."""
     originals, before = wide_and_tall(), View(24, 24, "bilinear", 0.875)
     both = View(30, 30, "bicubic", 1.0, before=before)
-    found = decoded(manifest_of(2), 2, both, 3, originals.__getitem__, tmp_path)
-    first = decoded(manifest_of(2), 2, before, 3, originals.__getitem__, tmp_path)
+    found = decoded(manifest_of(2), 2, both, 3, originals.__getitem__, tmp_path).pixels
+    first = decoded(manifest_of(2), 2, before, 3, originals.__getitem__, tmp_path).pixels
     for small, pixels in zip(first, found, strict=True):
         large = Image.fromarray(small.transpose(1, 2, 0)).resize((30, 30), Image.Resampling.BICUBIC)
         assert np.array_equal(pixels, np.asarray(large).transpose(2, 0, 1))
@@ -618,20 +672,20 @@ class CountingReader:
 
 def test_images_are_decoded_once_and_then_reused(tmp_path: Path) -> None:
     reader = CountingReader(wide_and_tall())
-    first = decoded(manifest_of(2), 2, VIEWS[0], 3, reader, tmp_path / "made" / "when needed")
-    again = decoded(manifest_of(2), 2, VIEWS[0], 3, reader, tmp_path / "made" / "when needed")
+    first = decoded(manifest_of(2), 2, VIEWS[0], 3, reader, tmp_path / "made" / "when needed").pixels
+    again = decoded(manifest_of(2), 2, VIEWS[0], 3, reader, tmp_path / "made" / "when needed").pixels
     assert sorted(reader.positions) == [0, 1]
     assert np.array_equal(first, again)
 
 
 def test_only_leading_images_are_decoded(tmp_path: Path) -> None:
     reader = CountingReader(wide_and_tall())
-    found = decoded(manifest_of(2), 1, VIEWS[0], 3, reader, tmp_path)
+    found = decoded(manifest_of(2), 1, VIEWS[0], 3, reader, tmp_path).pixels
     assert reader.positions == [0]
     assert np.array_equal(found[0], VIEWS[0].transform()(reader.images[0]))
 
 
-DIFFERENT: dict[str, Callable[[Path, CountingReader], np.ndarray]] = {
+DIFFERENT: dict[str, Callable[[Path, CountingReader], Decoded]] = {
     "manifest": lambda folder, read: decoded(manifest_of(2, ("a", "c")), 2, VIEWS[0], 3, read, folder),
     "count": lambda folder, read: decoded(manifest_of(2), 1, VIEWS[0], 3, read, folder),
     "size": lambda folder, read: decoded(manifest_of(2), 2, View(25, 24, "bilinear", 0.875), 3, read, folder),
@@ -658,7 +712,7 @@ def test_what_differs_is_decoded_anew(what: str, tmp_path: Path) -> None:
     cached = DIFFERENT[what](tmp_path, reader)
     assert len(reader.positions) > before
     fresh = DIFFERENT[what](tmp_path / "fresh", reader)
-    assert np.array_equal(cached, fresh)
+    assert np.array_equal(cached.pixels, fresh.pixels)
 
 
 @LAW
@@ -681,7 +735,7 @@ def test_failure_while_decoding_leaves_nothing_to_be_reused(tmp_path: Path) -> N
 
     with pytest.raises(ImageError, match="the second image is broken"):
         decoded(manifest_of(2), 2, VIEWS[0], 3, failing, tmp_path)
-    found = decoded(manifest_of(2), 2, VIEWS[0], 3, originals.__getitem__, tmp_path)
+    found = decoded(manifest_of(2), 2, VIEWS[0], 3, originals.__getitem__, tmp_path).pixels
     transform = VIEWS[0].transform()
     assert np.array_equal(found, np.stack([transform(image) for image in originals]))
 
@@ -693,7 +747,7 @@ def test_concurrent_readers_decode_once(tmp_path: Path) -> None:
 
     def work() -> None:
         start.wait()
-        results.append(np.array(decoded(manifest_of(2), 2, VIEWS[0], 3, reader, tmp_path)))
+        results.append(np.array(decoded(manifest_of(2), 2, VIEWS[0], 3, reader, tmp_path).pixels))
 
     threads = [threading.Thread(target=work) for _ in range(4)]
     for thread in threads:
@@ -736,7 +790,7 @@ def test_any_number_of_threads_decodes_the_same(
 ) -> None:
     monkeypatch.setattr(module, "cores", lambda: threads)
     reader = CountingReader(small_images())
-    found = decoded(manifest_of(MANY), MANY, SMALL, 3, reader, tmp_path)
+    found = decoded(manifest_of(MANY), MANY, SMALL, 3, reader, tmp_path).pixels
     assert np.array_equal(found, one_after_the_other)
     assert sorted(reader.positions) == list(range(MANY))
     if threads == 1:
@@ -749,7 +803,7 @@ def test_order_of_reading_changes_no_pixel(
     one_after_the_other: np.ndarray, tmp_path_factory: pytest.TempPathFactory, order: list[int], count: int
 ) -> None:
     reader, folder = CountingReader(small_images()), tmp_path_factory.mktemp("decoded")
-    found = decoded(manifest_of(MANY), count, SMALL, 3, reader, folder, order=np.array(order))
+    found = decoded(manifest_of(MANY), count, SMALL, 3, reader, folder, order=np.array(order)).pixels
     assert np.array_equal(found, one_after_the_other[:count])
     # threads may overtake one another within a block
     expected = [position for position in order if position < count]
@@ -798,36 +852,254 @@ def test_of_several_broken_images_the_first_is_named_though_another_fails_before
     assert [path.suffix for path in tmp_path.iterdir() if path.suffix != ".lock"] == []
 
 
+def another_process() -> None:
+    """What this one has found out about files is forgotten."""
+    module._checked.clear()
+
+
+def zeroed(content: bytes, start: int, length: int) -> bytes:
+    return content[:start] + bytes(len(content[start : start + length])) + content[start + length :]
+
+
+def copied(found: Decoded) -> Decoded:
+    """In memory: a map of a file that is cut afterwards would end the process."""
+    return Decoded(*(np.array(array) for array in (found.pixels, found.digests, found.likeness)))
+
+
+def cache_file(folder: Path) -> Path:
+    (path,) = folder.glob("*.images")
+    return path
+
+
+def assert_made_again(path: Path, whole: bytes, damaged: bytes, first: Decoded) -> None:
+    """The file that was ``whole`` is of no use as ``damaged``, and then whole again."""
+    reader = CountingReader(wide_and_tall())
+    path.write_bytes(damaged)
+    another_process()
+    again = decoded(manifest_of(2), 2, VIEWS[0], 3, reader, path.parent)
+    assert sorted(reader.positions) == ([] if damaged == whole else [0, 1])
+    assert np.array_equal(again.pixels, first.pixels)
+    assert np.array_equal(again.digests, first.digests)
+    assert np.array_equal(again.likeness, first.likeness)
+    assert path.read_bytes() == whole
+
+
+TABLE = cached.OVERHEAD + 2 * 24
+"""Where the pixels of two images begin."""
 DAMAGED: dict[str, Callable[[bytes], bytes]] = {
     "empty": lambda content: b"",  # noqa: ARG005
     "cut": lambda content: content[:-1],
-    "cut header": lambda content: content[:40],
+    "cut in the table": lambda content: content[: TABLE - 5],
+    "cut in the first bytes": lambda content: content[:11],
     "longer": lambda content: content + b"x",
-    "shape": lambda content: content.replace(b"(2, 3, 24, 24)", b"(2, 24, 3, 24)"),
-    "type": lambda content: content.replace(b"|u1", b"|i1"),
-    "magic": lambda content: b"X" + content[1:],
+    "another magic": lambda content: b"X" + content[1:],
+    "another version": lambda content: content[:8] + struct.pack("<I", cached.FORMAT + 1) + content[12:],
+    "another length": lambda content: content[:12] + struct.pack("<Q", 2**60) + content[20:],
+    "another digest": lambda content: content[: TABLE - 48] + b"X" + content[TABLE - 47 :],
+    "another likeness": lambda content: content[: TABLE - 1] + b"X" + content[TABLE:],
+    "another pixel": lambda content: content[:TABLE] + bytes([content[TABLE] ^ 1]) + content[TABLE + 1 :],
+    "another last pixel": lambda content: content[:-1] + bytes([content[-1] ^ 128]),
+    "images changed places": lambda content: content[:TABLE] + content[TABLE + 1728 :] + content[TABLE : TABLE + 1728],
+    "array file": lambda content: b"\x93NUMPY" + content[6:],
 }
 
 
 @pytest.mark.parametrize("what", DAMAGED)
 def test_damaged_cache_is_made_again(what: str, tmp_path: Path) -> None:
-    reader = CountingReader(wide_and_tall())
-    first = np.array(decoded(manifest_of(2), 2, VIEWS[0], 3, reader, tmp_path))
-    (path,) = tmp_path.glob("*.npy")
+    first = copied(decoded(manifest_of(2), 2, VIEWS[0], 3, wide_and_tall().__getitem__, tmp_path))
+    path = cache_file(tmp_path)
     whole = path.read_bytes()
-    path.write_bytes(DAMAGED[what](whole))
-    assert path.read_bytes() != whole
-    assert np.array_equal(decoded(manifest_of(2), 2, VIEWS[0], 3, reader, tmp_path), first)
-    assert len(reader.positions) == 4
-    assert path.read_bytes() == whole
+    damaged = DAMAGED[what](whole)
+    assert damaged != whole
+    assert_made_again(path, whole, damaged, first)
 
 
-def test_cache_is_an_array_file_like_any_other(tmp_path: Path) -> None:
+@settings(parent=LAW, max_examples=20)
+@given(st.data())
+def test_cache_that_is_damaged_anywhere_is_made_again(tmp_path: Path, data: st.DataObject) -> None:
+    first = copied(decoded(manifest_of(2), 2, VIEWS[0], 3, wide_and_tall().__getitem__, tmp_path))
+    path = cache_file(tmp_path)
+    whole = path.read_bytes()
+    place = data.draw(st.integers(0, len(whole) - 1))
+    damages = [
+        whole[:place] + bytes([whole[place] ^ (1 << data.draw(st.integers(0, 7)))]) + whole[place + 1 :],
+        whole[:place],
+        zeroed(whole, place, 512),
+    ]
+    assert_made_again(path, whole, data.draw(st.sampled_from(damages)), first)
+
+
+def test_cache_of_other_images_is_not_taken_for_these(tmp_path: Path) -> None:
+    """Whatever a file is named, it says itself what it is of."""
+    first = copied(decoded(manifest_of(2), 2, VIEWS[0], 3, wide_and_tall().__getitem__, tmp_path))
+    path = cache_file(tmp_path)
+    decoded(manifest_of(2), 2, VIEWS[0], 3, wide_and_tall()[::-1].__getitem__, tmp_path / "other", variant="swapped")
+    assert_made_again(path, path.read_bytes(), cache_file(tmp_path / "other").read_bytes(), first)
+
+
+def test_cache_that_cannot_be_read_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bad sector among the pixels is an error of reading."""
+    decoded(manifest_of(2), 2, VIEWS[0], 3, wide_and_tall().__getitem__, tmp_path)
+    another_process()
+    opened = []
+    plain = Path.open
+
+    def failing(self: Path, *arguments: object, **options: object) -> object:
+        if self.suffix == ".images":
+            opened.append(self)
+            if len(opened) == 2:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return plain(self, *arguments, **options)
+
+    reader = CountingReader(wide_and_tall())
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", failing)
+        decoded(manifest_of(2), 2, VIEWS[0], 3, reader, tmp_path)
+    assert sorted(reader.positions) == [0, 1]
+
+
+@pytest.fixture
+def compared(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many images have been hashed, call by call."""
+    counts: list[int] = []
+    plain = module.digests
+
+    def spy(images: np.ndarray) -> np.ndarray:
+        counts.append(len(images))
+        return plain(images)
+
+    monkeypatch.setattr(module, "digests", spy)
+    return counts
+
+
+def test_pixels_are_compared_with_their_digests_once_in_a_process(tmp_path: Path, compared: list[int]) -> None:
+    def ask() -> int:
+        before = sum(compared)
+        decoded(manifest_of(2), 2, VIEWS[0], 3, wide_and_tall().__getitem__, tmp_path)
+        return sum(compared) - before
+
+    assert [ask(), ask()] == [2, 0]  # when they are made
+    another_process()
+    assert [ask(), ask()] == [2, 0]
+    os.utime(cache_file(tmp_path), ns=(1, 1))
+    assert [ask(), ask()] == [2, 0]  # it may be another by now
+
+
+@pytest.mark.parametrize("piece", [6 * 6 * 3 * 100, 1 << 22])
+def test_every_image_of_a_cache_is_compared(
+    piece: int, tmp_path: Path, compared: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "PIECE", piece)
+    images = small_images()
+    first = copied(decoded(manifest_of(MANY), MANY, SMALL, 3, images.__getitem__, tmp_path))
+    assert sum(compared) == MANY
+    path = cache_file(tmp_path)
+    whole = path.read_bytes()
+    for position in (0, 99, 100, 200, MANY - 1):
+        place = len(whole) - (MANY - position) * 6 * 6 * 3
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        another_process()
+        again = decoded(manifest_of(MANY), MANY, SMALL, 3, images.__getitem__, tmp_path)
+        assert np.array_equal(again.pixels, first.pixels), position
+        assert path.read_bytes() == whole
+
+
+def test_opening_takes_no_memory_for_the_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PIECE", 1 << 16)
+    view, images = View(64, 64, "bilinear", 1.0), [Image.fromarray(noise(64, 64, seed=i)) for i in range(8)]
+    peaks = []
+    for count in (128, 512):
+        decoded(manifest_of(count), count, view, 3, lambda i: images[i % 8], tmp_path)
+        another_process()
+        tracemalloc.start()
+        found = decoded(manifest_of(count), count, view, 3, lambda i: images[i % 8], tmp_path)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] - peaks[0] < (512 - 128) * found.pixels[0].nbytes / 8
+
+
+def test_digests_are_those_of_hashlib(tmp_path: Path) -> None:
+    images = small_images()
+    order = np.random.default_rng(0).permutation(MANY)
+    found = decoded(manifest_of(MANY), MANY, SMALL, 3, images.__getitem__, tmp_path, order=order)
+    for pixels, digest in zip(found.pixels, found.digests, strict=True):
+        assert digest.tobytes() == hashlib.blake2b(pixels.tobytes(), digest_size=16).digest()
+    assert found.digests.shape == (MANY, 16)
+    assert np.array_equal(found.likeness, likeness(np.array(found.pixels)))
+
+
+def test_nothing_that_is_decoded_can_be_written_to(tmp_path: Path) -> None:
     found = decoded(manifest_of(2), 2, VIEWS[0], 3, wide_and_tall().__getitem__, tmp_path)
-    (path,) = tmp_path.glob("*.npy")
-    assert np.array_equal(np.load(path, allow_pickle=False), found)
-    with pytest.raises(ValueError, match="read-only"):
-        found[0, 0, 0, 0] = 1
+    for array in (found.pixels, found.digests, found.likeness):
+        with pytest.raises(ValueError, match="read-only"):
+            array[0] = array[1]
+
+
+def test_cache_is_read_by_everybody_and_nothing_else_is_left(tmp_path: Path) -> None:
+    decoded(manifest_of(2), 2, VIEWS[0], 3, wide_and_tall().__getitem__, tmp_path)
+    assert stat.S_IMODE(cache_file(tmp_path).stat().st_mode) == 0o644
+    assert [path.suffix for path in tmp_path.iterdir() if path.suffix != ".lock"] == [".images"]
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+    decoded(manifest_of(2), 2, VIEWS[0], 3, wide_and_tall().__getitem__, tmp_path)
+    path = cache_file(tmp_path)
+    left, foreign = (tmp_path / f".{name}.k2_x7a1q.partial" for name in (path.name, "0123.images"))
+    left.write_bytes(b"half")
+    foreign.write_bytes(b"half")
+    path.unlink()
+    decoded(manifest_of(2), 2, VIEWS[0], 3, wide_and_tall().__getitem__, tmp_path)
+    assert not left.exists()
+    assert foreign.exists()
+
+
+# ---- likeness
+
+
+def likeness_by_hand(image: np.ndarray) -> int:
+    """Part by part and bit by bit, in exact fractions; for images of at least 8 rows of 9 pixels."""
+    channels, height, width = image.shape
+    bits = 0
+    for row in range(8):
+        means = []
+        for column in range(9):
+            top, bottom = row * height // 8, (row + 1) * height // 8
+            left, right = column * width // 9, (column + 1) * width // 9
+            part = image[:, top:bottom, left:right].astype(int)
+            means.append(Fraction(int(part.sum()), channels * (bottom - top) * (right - left)))
+        for one, other in pairwise(means):
+            bits = 2 * bits + (other > one + 2)
+    return bits
+
+
+@LAW
+@given(st.integers(8, 40), st.integers(9, 40), st.sampled_from([1, 3]), st.integers(0, 2**32))
+def test_likeness_is_the_difference_hash_by_hand(height: int, width: int, channels: int, seed: int) -> None:
+    images = np.random.default_rng(seed).integers(0, 256, (3, channels, height, width), dtype=np.uint8)
+    assert likeness(images).tolist() == [likeness_by_hand(image) for image in images]
+
+
+@LAW
+@given(st.integers(1, 7), st.integers(1, 8))
+def test_small_images_have_a_likeness(height: int, width: int) -> None:
+    ramp = np.arange(width, dtype=np.uint8) * 30
+    found = likeness(np.tile(ramp, (1, 1, height, 1)))
+    # a pixel that stands for several parts is as bright as itself
+    assert int(np.bitwise_count(found)[0]) == 8 * (width - 1)
+
+
+@LAW
+@given(st.integers(0, 2**32), st.integers(-40, 40))
+def test_likeness_stays_when_all_grows_brighter_or_channels_change_places(seed: int, more: int) -> None:
+    image = np.random.default_rng(seed).integers(40, 216, (1, 3, 30, 30))
+    found = [likeness(one.astype(np.uint8))[0] for one in (image, image + more, image[:, [2, 0, 1]])]
+    assert len(set(found)) == 1
+
+
+def test_what_is_nearly_flat_has_no_bits() -> None:
+    """Where neighbours are equal, noise would decide."""
+    assert likeness(np.full((1, 3, 24, 24), 200, np.uint8))[0] == 0
+    assert likeness(np.random.default_rng(0).integers(100, 103, (9, 1, 28, 28), dtype=np.uint8)).tolist() == [0] * 9
 
 
 def test_full_disk_is_named_with_the_remedy_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -872,7 +1144,7 @@ manifest = Manifest(("a",), tuple(f"{i:032x}-0" for i in range(9)), np.zeros(9, 
 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 sys.stdin.read(1)
 try:
-    print(content_hash(decoded(manifest, 9, Unchanged(24, 24, "bilinear", 1.0), 3, read, folder).tobytes()))
+    print(content_hash(decoded(manifest, 9, Unchanged(24, 24, "bilinear", 1.0), 3, read, folder).pixels.tobytes()))
 except ValueError as error:
     print(error)
 """

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
-from filelock import FileLock
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mae_bench.images import View
+from mae_bench import cached
+from mae_bench.images import View, locked, written_whole
 from mae_bench.models import ModelError
 from mae_bench.models.classifier import Classifier, heads_of, weights_hash
 
@@ -188,7 +185,7 @@ def probed(
     device: torch.device | str = "cpu",
 ) -> Probed:
     """``encoder``, read by a head that is fitted to ``per_class`` training images of each class, or that was before and
-    is kept in ``folder``.
+    is kept in ``folder``; one that is damaged there is fitted again.
 
     Args:
         name: of the model, for messages.
@@ -199,8 +196,8 @@ def probed(
         device: where features are computed and the head is fitted; the model comes back on the CPU.
 
     Raises:
-        ModelError: the encoder has a classifier, its features or the training images are not what they should be, or
-            the head that is kept cannot be read.
+        ModelError: the encoder has a classifier, or its features or the training images are not what they should be.
+        ImageError: ``folder`` cannot be written to.
     """
     if heads_of(encoder):
         raise ModelError(f"model {name!r} has a classifier of its own: a probe reads an encoder (num_classes=0)")
@@ -213,17 +210,17 @@ def probed(
         "kind": kind,
         **SETTINGS[kind],
     }
-    key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
-    path = folder / f"{kind}-{key}.safetensors"
-    if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(path.with_suffix(".lock")):
-            if not path.exists():
-                tensors = _fitted(name, classifier, training, per_class, kind, device)
-                partial = path.with_suffix(".partial")
-                save_file(tensors, partial, metadata={"model": name, **{k: str(v) for k, v in settings.items()}})
-                os.replace(partial, path)
-    return Probed(encoder.cpu(), _kept(path, kind)).eval()
+    identity = json.dumps(settings, sort_keys=True)
+    path = folder / f"{kind}-{cached.key(identity)}.head"
+    with locked(path):
+        content = cached.kept(path, identity)
+        head = None if content is None else _head(content, kind)
+        if head is None:
+            content = save(_fitted(name, classifier, training, per_class, kind, device))
+            head = _head(content, kind)
+            with written_whole(path) as file:
+                file.write(cached.stamped(content, identity))
+    return Probed(encoder.cpu(), head).eval()
 
 
 def _fitted(
@@ -258,17 +255,14 @@ def _fitted(
     return {key: value.cpu().contiguous() for key, value in head.state_dict().items()}
 
 
-def _kept(path: Path, kind: str) -> nn.Module:
-    """The head whose tensors are at ``path``."""
-    try:
-        state = load_file(path)
-        if kind == "linear":
-            head: nn.Module = nn.Linear(state["weight"].shape[1], state["weight"].shape[0])
-        else:
-            head = KnnHead(state["features"], state["labels"], int(state["labels"].max()) + 1)
-        head.load_state_dict(state)
-    except (SafetensorError, LookupError, RuntimeError) as error:
-        raise ModelError(f"{path}: not a fitted {kind} head ({error}); delete it to have it fitted again") from error
+def _head(content: bytes, kind: str) -> nn.Module:
+    """The head of a ``kind`` whose tensors are in a safetensors file of this ``content``."""
+    state = load(content)
+    if kind == "linear":
+        head: nn.Module = nn.Linear(state["weight"].shape[1], state["weight"].shape[0])
+    else:
+        head = KnnHead(state["features"], state["labels"], int(state["labels"].max()) + 1)
+    head.load_state_dict(state)
     return head.requires_grad_(requires_grad=False)
 
 

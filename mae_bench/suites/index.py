@@ -4,7 +4,6 @@ same images reads none of them.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -12,7 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from mae_bench.images import ImageError, cache_folder, content_hash, cores, locked, written_whole
+from mae_bench import cached
+from mae_bench.images import ImageError, cache_folder, cores, locked, written_whole
 
 GRAIN = 2.0
 """Seconds within which a file can change twice without its time of change telling: the coarsest clock of a file
@@ -27,10 +27,12 @@ def remembered(what: str, root: Path, files: Sequence[Path], examine: Callable[[
     Raises:
         ImageError: a file cannot be read, or the cache cannot be written to.
     """
-    key = hashlib.sha256(f"{what} {root.resolve()}".encode()).hexdigest()[:16]
-    path = cache_folder() / "index" / f"{key}.json"
+    identity = f"{what} {root.resolve()}"
+    path = cache_folder() / "index" / f"{cached.key(identity)}.index"
     with locked(path):
-        known = _read(path)
+        # size, time of change and answer by name of file; of none where the index is missing or damaged
+        content = cached.kept(path, identity)
+        known: dict[str, list[Any]] = {} if content is None else json.loads(content)
         stamps = {}
         for file in files:
             try:
@@ -45,22 +47,6 @@ def remembered(what: str, root: Path, files: Sequence[Path], examine: Callable[[
         settled = time.time_ns() - GRAIN * 1e9
         index = kept | {name: [*stamps[name], answers[name]] for name in new if stamps[name][1] < settled}
         if index != known:
-            _write(path, index)
+            with written_whole(path) as partial:
+                partial.write(cached.stamped(json.dumps(index, separators=(",", ":")).encode(), identity))
     return [answers[name] if name in answers else kept[name][2] for name in stamps]
-
-
-def _read(path: Path) -> dict[str, list[Any]]:
-    """Size, time of change and answer by name of file; nothing where the index is missing or damaged."""
-    if not path.exists():
-        return {}
-    checksum, _, content = path.read_bytes().partition(b"\n")
-    if content_hash(content) != checksum.decode(errors="replace"):
-        return {}
-    index: dict[str, list[Any]] = json.loads(content)
-    return index
-
-
-def _write(path: Path, index: dict[str, list[Any]]) -> None:
-    content = json.dumps(index, separators=(",", ":")).encode()
-    with written_whole(path) as file:
-        file.write(content_hash(content).encode() + b"\n" + content)

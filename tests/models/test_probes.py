@@ -13,10 +13,9 @@ import scipy.optimize
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from mae_bench.images import View
+from mae_bench.images import ImageError, View
 from mae_bench.models import ModelError
 from mae_bench.models.classifier import Classifier, weights_hash
 from mae_bench.models.probes import FLOOR, KnnHead, Probed, features_of, linear_probe, probed
@@ -270,9 +269,7 @@ def test_a_fitted_head_is_kept_and_found(encoder: Any, tmp_path: Path, kind: str
     assert weights_hash(first) == weights_hash(second)
     images = torch.rand(4, 1, 28, 28, generator=torch.Generator().manual_seed(0))
     assert torch.equal(first(images), second(images))
-    [kept] = (tmp_path / "new").glob("*.safetensors")
-    assert load_file(kept).keys() == first.head.state_dict().keys()
-    assert not list((tmp_path / "new").glob("*.partial"))
+    assert sorted(path.suffix for path in (tmp_path / "new").iterdir()) == [".head", ".lock"]
 
 
 def test_another_encoder_subset_or_setting_is_fitted_anew(encoder: Any, small_vit: Build, tmp_path: Path) -> None:
@@ -288,22 +285,63 @@ def test_another_encoder_subset_or_setting_is_fitted_anew(encoder: Any, small_vi
         start=2,
     ):  # fmt: skip
         reading(network, training, tmp_path, **changes)
-        assert len(training.calls) == len(list(tmp_path.glob("*.safetensors"))) == number
+        assert len(training.calls) == len(list(tmp_path.glob("*.head"))) == number
 
 
-def test_a_kept_head_that_cannot_be_read_is_named(encoder: Any, tmp_path: Path) -> None:
-    reading(encoder, TrainingImages(), tmp_path)
-    [kept] = tmp_path.glob("*.safetensors")
-    kept.write_bytes(kept.read_bytes()[:-1])
-    with pytest.raises(ModelError, match=r"not a fitted linear head .*delete it to have it fitted again") as caught:
-        reading(encoder, TrainingImages(), tmp_path)
-    assert str(kept) in str(caught.value)
+DAMAGED: dict[str, Callable[[bytes], bytes]] = {
+    "empty": lambda content: b"",  # noqa: ARG005
+    "cut": lambda content: content[:-1],
+    "longer": lambda content: content + b"x",
+    "another magic": lambda content: b"X" + content[1:],
+    "another version": lambda content: content[:8] + bytes([content[8] + 1]) + content[9:],
+    "a weight changed": lambda content: content[:-3] + bytes([content[-3] ^ 1]) + content[-2:],
+    "zeros at the end": lambda content: content[:-64] + bytes(64),
+    "no head at all": lambda content: bytes(len(content)),
+}
+
+
+@pytest.mark.parametrize("what", DAMAGED)
+def test_a_kept_head_that_is_damaged_is_fitted_again(encoder: Any, tmp_path: Path, what: str) -> None:
+    training = TrainingImages()
+    first = reading(encoder, training, tmp_path)
+    [kept] = tmp_path.glob("*.head")
+    whole = kept.read_bytes()
+    kept.write_bytes(DAMAGED[what](whole))
+    assert kept.read_bytes() != whole
+    again = reading(encoder, training, tmp_path)
+    assert len(training.calls) == 2
+    assert weights_hash(first) == weights_hash(again)
+    assert kept.read_bytes() == whole
+    assert weights_hash(reading(encoder, training, tmp_path)) == weights_hash(first)
+    assert len(training.calls) == 2
+
+
+def test_a_head_of_another_encoder_is_not_taken_for_that_of_this(
+    encoder: Any, small_vit: Build, tmp_path: Path
+) -> None:
+    """Whatever a file is named, it says itself what it is of."""
+    other = small_vit(num_classes=0, seed=1)
+    other.pretrained_cfg = CONFIG
+    training = TrainingImages()
+    reading(other, training, tmp_path / "other")
+    first = reading(encoder, training, tmp_path)
+    [kept], [foreign] = tmp_path.glob("*.head"), (tmp_path / "other").glob("*.head")
+    kept.write_bytes(foreign.read_bytes())
+    assert weights_hash(reading(encoder, training, tmp_path)) == weights_hash(first)
+    assert len(training.calls) == 3
+
+
+def test_a_folder_that_cannot_be_written_to_is_named(encoder: Any, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(ImageError, match="MAE_BENCH_CACHE") as caught:
+        reading(encoder, TrainingImages(), tmp_path / "file")
+    assert str(tmp_path / "file") in str(caught.value)
 
 
 def test_a_failed_fit_leaves_nothing(encoder: Any, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="class 1 of 3 has no training image"):
         reading(encoder, TrainingImages(labels=np.array([0, 0, 2, 2])), tmp_path)
-    assert not list(tmp_path.glob("*.safetensors"))
+    assert [path.suffix for path in tmp_path.iterdir()] == [".lock"]
 
 
 @pytest.mark.parametrize(

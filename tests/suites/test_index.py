@@ -127,7 +127,7 @@ def test_folder_is_the_same_by_another_way(files: list[Path], tmp_path: Path) ->
 
 
 def index_file(cache: Path) -> Path:
-    (path,) = (cache / "index").glob("*.json")
+    (path,) = (cache / "index").glob("*.index")
     return path
 
 
@@ -139,12 +139,38 @@ def test_damaged_index_is_made_again(cache: Path, tmp_path: Path, data: st.DataO
     path = index_file(cache)
     content = bytearray(path.read_bytes())
     place = data.draw(st.integers(0, len(content) - 1))
-    if data.draw(st.booleans()):
-        content[place] ^= data.draw(st.integers(1, 255))
-    else:
-        del content[place:]
+    match data.draw(st.sampled_from(["changed", "cut", "zeroed", "longer"])):
+        case "changed":
+            content[place] ^= data.draw(st.integers(1, 255))
+        case "cut":
+            del content[place:]
+        case "zeroed":
+            content[place:] = bytes(len(content) - place)
+        case _:
+            content += b"\0"
+    if bytes(content) == path.read_bytes():  # it was zero before
+        return
     path.write_bytes(content)
     assert ask(files) == (hashes(files), ["0", "1", "2"])
+    assert ask(files) == (hashes(files), [])
+
+
+def test_index_of_another_folder_is_not_taken_for_that_of_this(files: list[Path], cache: Path, tmp_path: Path) -> None:
+    """Whatever a file is named, it says itself what it is of."""
+    others = [written(tmp_path / "other" / "abc"[i % 3] / f"{i}", bytes([i + 100])) for i in range(9)]
+    ask(others)
+    foreign = index_file(cache)
+    content = foreign.read_bytes()
+    foreign.unlink()
+    ask(files)
+    index_file(cache).write_bytes(content)
+    assert ask(files) == (hashes(files), EVERY)
+
+
+def test_folder_may_be_named_by_any_bytes(tmp_path: Path) -> None:
+    root = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
+    files = [written(root / "a" / "1", b"one")]
+    assert ask(files) == (hashes(files), ["1"])
     assert ask(files) == (hashes(files), [])
 
 
@@ -170,7 +196,7 @@ def test_failure_of_a_question_leaves_no_index(files: list[Path], cache: Path) -
 
     with pytest.raises(ImageError, match="5 is broken"):
         remembered("hash", files[0].parents[1], files, failing)
-    assert list((cache / "index").glob("*.json")) == []
+    assert list((cache / "index").glob("*.index")) == []
     assert ask(files) == (hashes(files), EVERY)
 
 
