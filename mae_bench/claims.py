@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from mae_bench.cells import Cell
 from mae_bench.contrasts import CLAIMS, CONTRASTS, ClaimError, Contrast, Measured, Models
+from mae_bench.markup import markdown_text
 
 if TYPE_CHECKING:
     from mae_bench.evidence import Evidence
@@ -249,7 +250,7 @@ def to_markdown(measured: Measured, found: Sequence[Finding]) -> str:
 
     images, along = len(measured.outcomes.ids), measured.evidence.trajectories.images
     parts = [
-        f"# Claims on {measured.outcomes.suite}",
+        f"# Claims on {markdown_text(measured.outcomes.suite)}",
         f"Computed from `outcomes.npz` and `evidence.npz` alone: top-1 of {images:,} images at every level; *at equal "
         f"clean top-1* of the first {along:,} images at the levels of the default matrix, along trainings; "
         f"separability of the first {IMAGES_PER_CLASS} images of each class, attention of the first "

@@ -12,6 +12,7 @@ from statistics import fmean
 from typing import Literal
 
 from mae_bench.cells import near_name
+from mae_bench.markup import markdown_text
 from mae_bench.published import (
     ALEXNET_CLEAN_ERROR,
     ALEXNET_ERRORS,
@@ -233,12 +234,12 @@ def to_markdown(scores: Mapping[str, CorruptionScores]) -> str:
     lines = []
     for model, one in scores.items():
         errors = [_text(value if one.name == name else None) for name in names for value in (one.mce, one.relative_mce)]
-        lines.append([_escaped(model), *errors, _text(one.accuracy), _text(one.accuracy_extra)])
+        lines.append([markdown_text(model), *errors, _text(one.accuracy), _text(one.accuracy_extra)])
     parts = [tabulate(lines, headers=header, tablefmt="github", disable_numparse=True)]
     normalised = {model: one for model, one in scores.items() if one.name is not None}
     if normalised:
         table = [[name, *(_text(one.ce[name]) for one in normalised.values())] for name in FIFTEEN]
-        header = ["CE (%)", *map(_escaped, normalised)]
+        header = ["CE (%)", *map(markdown_text, normalised)]
         parts.append(tabulate(table, headers=header, tablefmt="github", disable_numparse=True))
     parts.append(_legend(scores))
     return "\n\n".join(parts)
@@ -257,14 +258,10 @@ def _legend(scores: Mapping[str, CorruptionScores]) -> str:
     reasons: dict[str, list[str]] = {}
     for model, one in scores.items():
         if one.reason is not None:
-            reasons.setdefault(one.reason, []).append(_escaped(model))
-    sentences += [f"No mCE of {', '.join(models)}: {reason}." for reason, models in reasons.items()]
+            reasons.setdefault(one.reason, []).append(markdown_text(model))
+    sentences += [f"No mCE of {', '.join(models)}: {markdown_text(reason)}." for reason, models in reasons.items()]
     return " ".join(sentences)
 
 
 def _text(value: float | None) -> str:
     return "-" if value is None else f"{value:.1f}"
-
-
-def _escaped(text: str) -> str:
-    return text.replace("|", "\\|").replace("<", "&lt;")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,9 @@ from mae_bench.degradations.ladders import GRIDS, levels
 from mae_bench.errors import BenchError
 from mae_bench.evidence import Evidence
 from mae_bench.indicators.alignment import is_constant
+from mae_bench.markup import terminal_text
 from mae_bench.rows import ResultRow
+from mae_bench.store import write_together
 from mae_bench.suites import Suite
 
 if TYPE_CHECKING:
@@ -67,13 +70,19 @@ def _panels(lines: int, columns: int, **options: Any) -> tuple[Figure, np.ndarra
 
 
 def save(figure: Figure, folder: Path, name: str) -> list[Path]:
-    """Write ``figure`` as SVG and PNG."""
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"{name}.svg", folder / f"{name}.png"]
+    """Write ``figure`` as SVG and PNG, its labels as they are: nothing between two dollars is a formula."""
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        text.set(parse_math=False, usetex=False)
+    written = {}
     with _styled():
-        figure.savefig(paths[0], metadata={"Date": None}, dpi=110)
-        figure.savefig(paths[1], dpi=110)
-    return paths
+        for kind, metadata in (("svg", {"Date": None}), ("png", None)):
+            content = io.BytesIO()
+            figure.savefig(content, format=kind, metadata=metadata, dpi=110)
+            written[folder / f"{name}.{kind}"] = content.getvalue()
+    write_together(written)
+    return list(written)
 
 
 def drawn(baseline: Baseline, evidence: Evidence, folder: Path) -> list[Path]:
@@ -242,18 +251,19 @@ def class_map(tokens: dict[int, Tensor], labels: np.ndarray, classes: Sequence[s
     for ax, (layer, values) in zip(axes.flat, tokens.items(), strict=False):
         centred = values.double() - values.double().mean(0)
         plane = (centred @ centred.svd().V[:, :2]).numpy()
-        for k, name in enumerate(classes):
+        for k in range(len(classes)):
             mine = plane[labels == k]
             look = {"color": _COLOURS[k % 6], "marker": _MARKERS[(k + k // 6) % 6]}
-            ax.scatter(*mine.T, s=7, linewidth=0.8, label=name, rasterized=True, **look)
+            ax.scatter(*mine.T, s=7, linewidth=0.8, rasterized=True, **look)
         ax.set_title(f"layer {layer}", fontsize=10)
         ax.set_xticks([])
         ax.set_yticks([])
     for ax in axes.flat[len(tokens) :]:
         ax.set_visible(False)
-    figure.suptitle(f"{model}: principal components of {token}", fontsize=11)
-    handles, names = axes.flat[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=5, fontsize=8, frameon=False, markerscale=2)
+    figure.suptitle(f"{terminal_text(model)}: principal components of {token}", fontsize=11)
+    # of labels that marks have of their own, a legend leaves out those that begin with an underscore
+    marks, names = list(axes.flat[0].collections), list(map(terminal_text, classes))
+    figure.legend(marks, names, loc="outside lower center", ncols=5, fontsize=8, frameon=False, markerscale=2)
     return figure
 
 

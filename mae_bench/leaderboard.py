@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,6 +13,7 @@ from mae_bench.cells import FAMILIES
 from mae_bench.corruption_error import corruption_scores
 from mae_bench.degradations import EVERY
 from mae_bench.degradations.ladders import RARE, conditions
+from mae_bench.markup import csv_text, markdown_text, terminal_text
 from mae_bench.rows import ResultRow
 from mae_bench.statistics import holm
 from mae_bench.store import ABSENT, Outcomes, cell_of
@@ -103,13 +104,13 @@ class Leaderboard:
         return cls(suite, families, images, rows[0].n_expected, _ranked(standings, shared, outcomes), tuple(rows))
 
     def to_frame(self) -> pd.DataFrame:
-        """One line per model with plain numbers, for ``leaderboard.csv``."""
+        """One line per model with plain numbers, and names as ``leaderboard.csv`` has them."""
         lines = []
         for rank, s in enumerate(self.standings, start=1):
             line: dict[str, object] = {
                 "rank": rank if s.score is not None else None,
                 "tied_with_leader": s.tied if s.score is not None else None,
-                "model": s.model,
+                "model": csv_text(s.model),
                 "score": s.score,
                 "score_low": s.score_interval[0] if s.score_interval else None,
                 "score_high": s.score_interval[1] if s.score_interval else None,
@@ -138,8 +139,8 @@ class Leaderboard:
         families = [name for f in self.families for name in (f"{f} (%)", f"{f} kept")]
         return ["#", "model", "score (%)", "clean (%)", *families, "alignment", "retention adj.", "params", "images/s"]
 
-    def cells(self) -> list[list[str]]:
-        """The main table as text, one list per model, under :attr:`header`."""
+    def cells(self, shown: Callable[[str], str] = terminal_text) -> list[list[str]]:
+        """The main table as text, one list per model, under :attr:`header`; ``shown`` says how a name is written."""
         lines = []
         scored = scored_families(self.standings) or self.families
         for rank, s in enumerate(self.standings, start=1):
@@ -153,7 +154,7 @@ class Leaderboard:
             lines.append(
                 [
                     mark,
-                    s.model,
+                    shown(s.model),
                     score,
                     _interval(*s.clean),
                     *families,
@@ -191,7 +192,7 @@ class Leaderboard:
         parts = [
             f"# Leaderboard: {self.suite}",
             self.caption,
-            tabulate(_escaped(self.cells()), headers=self.header, tablefmt="github", disable_numparse=True),
+            tabulate(self.cells(markdown_text), headers=self.header, tablefmt="github", disable_numparse=True),
             _LEGEND,
         ]
         for family in self.families:
@@ -226,7 +227,7 @@ class Leaderboard:
                 top = curve[max(curve)]
                 lines.append(
                     [
-                        standing.model,
+                        markdown_text(standing.model),
                         *(_percent(top1.get(value)) for value in values),
                         _ratio(area_under_curve(standing.clean[0], top1)),
                         "beyond" if half is None else f"{half:.2f}",
@@ -234,9 +235,10 @@ class Leaderboard:
                         _ratio(top.retention_adjusted),
                     ]
                 )
+            unit = markdown_text(mine[0].unit)
             tables.append(
-                f"**{name}** (level in {mine[0].unit}; top-1 in percent; indicators at the top level)\n\n"
-                + tabulate(_escaped(lines), headers=header, tablefmt="github", disable_numparse=True)
+                f"**{name}** (level in {unit}; top-1 in percent; indicators at the top level)\n\n"
+                + tabulate(lines, headers=header, tablefmt="github", disable_numparse=True)
             )
         return "\n\n".join(tables)
 
@@ -427,8 +429,3 @@ def _ratio(value: float | None) -> str:
 
 def _interval(value: float, low: float, high: float) -> str:
     return f"{100 * value:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
-
-
-def _escaped(lines: Iterable[Sequence[str]]) -> list[list[str]]:
-    """Text that Markdown would take for structure, made harmless (tabulate does not escape the pipe)."""
-    return [[text.replace("|", "\\|").replace("<", "&lt;") for text in line] for line in lines]

@@ -16,6 +16,7 @@ from torch import Tensor
 from mae_bench.cells import Level
 from mae_bench.degradations import EVERY, Degradation, Setting
 from mae_bench.degradations.ladders import GRIDS, ladder
+from mae_bench.markup import markdown_text
 
 ARCHITECTURES = ("vit_tiny_patch16_224", "vit_base_patch16_224", "resnet50")
 """timm's names; their weights are random, on which speed does not depend."""
@@ -114,7 +115,8 @@ def page(device: torch.device, images: int, rounds: int = 5) -> str:
     degraded = degradation_timings(device, images, rounds=rounds)
     yardstick = next(t for t in forward if t.name == f"{YARDSTICK} bfloat16")
     versions = ", ".join(f"{name} {version(name)}" for name in ("mae_bench", "torch", "timm", "kornia"))
-    where = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    processor = platform.processor() or platform.machine()
+    where = markdown_text(torch.cuda.get_device_name(device) if device.type == "cuda" else processor)
     header = ["", "images/s", "ms per batch", "least to most", f"of {YARDSTICK} bfloat16"]
 
     def table(timings: list[Timing]) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from mae_bench.baseline import read_rows
 from mae_bench.corruption_error import CorruptionScores
+from mae_bench.markup import markdown_text, terminal_text
 from mae_bench.published import ANCHORS, EXTENT, Anchor
 from mae_bench.rows import ResultRow
 from mae_bench.store import RunDirectory, StoreError, cell_of
@@ -23,7 +24,7 @@ ERRORS = 2.0
 """Standard errors by which the tolerance of a number over part of the images is widened."""
 
 Indicators = Mapping[str, Sequence[Mapping[str, Any]]]
-"""Records of :class:`mae_bench.evaluate.CellResult` by cell id."""
+"""Records of :class:`mae_bench.rows.CellResult` by cell id."""
 
 Verdict = Literal["agrees", "differs", "not comparable"]
 
@@ -203,31 +204,29 @@ def _correlation(token: str, records: Sequence[Mapping[str, Any]]) -> tuple[floa
 
 def to_text(checks: Sequence[Check]) -> str:
     """The checks as a table for a terminal, and what they amount to."""
-    return _report(checks, "simple", escape=False)
+    return _report(checks, "simple", terminal_text)
 
 
 def to_markdown(checks: Sequence[Check]) -> str:
     """The checks as a Markdown table, and what they amount to."""
-    return _report(checks, "github", escape=True)
+    return _report(checks, "github", markdown_text)
 
 
-def _report(checks: Sequence[Check], table_format: str, escape: bool) -> str:
+def _report(checks: Sequence[Check], table_format: str, shown: Callable[[str], str]) -> str:
     from tabulate import tabulate
 
     if not checks:
         return "Nothing to compare: no published number is known of any cell and model that was measured."
-    lines = [_line(one) for one in checks]
-    if escape:
-        lines = [[text.replace("|", "\\|").replace("<", "&lt;") for text in line] for line in lines]
+    lines = [list(map(shown, _line(one))) for one in checks]
     header = ["model", "suite", "number", "found", "published", "difference", "tolerance", "verdict"]
     header += ["protocol", "source"]
     table = tabulate(lines, headers=header, tablefmt=table_format, disable_numparse=True)
-    protocols = dict.fromkeys(f"- {one.anchor.source}: {one.anchor.protocol}" for one in checks)
+    protocols = dict.fromkeys(shown(f"{one.anchor.source}: {one.anchor.protocol}") for one in checks)
     counts = Counter(one.verdict for one in checks)
     return "\n\n".join(
         [
             table,
-            "Published protocols:\n\n" + "\n".join(protocols),
+            "Published protocols:\n\n" + "\n".join(f"- {protocol}" for protocol in protocols),
             f"{counts['agrees']} agree, {counts['differs']} differ, {counts['not comparable']} not comparable.",
         ]
     )

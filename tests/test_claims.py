@@ -16,6 +16,7 @@ from mae_bench.contrasts import CLAIMS, ClaimError, Measured, foretells_loss
 from mae_bench.evidence import Evidence, Training
 from mae_bench.indicators.profile import column
 from mae_bench.store import Outcomes
+from references import page
 from tests.test_contrasts import IMAGES, LEVELS, SEEDS, measured
 
 
@@ -243,17 +244,25 @@ def test_verdicts_come_back_from_the_table() -> None:
 def test_page_holds_every_contrast_once_and_its_verdict() -> None:
     given_ = measured(lambda arm, seed, _: 0.5 + 0.1 * (arm == "mae_ft") + NOISE[seed])
     found = findings(given_)
-    page = to_markdown(given_, found)
-    assert "| mae_ft            | 59.60    | 60.00    | 60.50    |" in page  # clean top-1 by seed
-    _, *claims = page.split("## ")
+    text = to_markdown(given_, found)
+    assert "| mae_ft            | 59.60    | 60.00    | 60.50    |" in text  # clean top-1 by seed
+    _, *claims = text.split("## ")
     lines = [line for part in claims for line in part.splitlines() if line[:2] == "| " and line[:10] != "| contrast"]
     assert len(lines) == len(found)
     for line, f in zip(lines, found, strict=True):
         assert f"`{f.contrast.name}`: {f.contrast.statement}" in line
         assert line.rstrip(" |").endswith(f.confirmed)
     for number, claim in CLAIMS.items():
-        assert f"## {number}. {claim}" in page
-    assert page == to_markdown(given_, findings(given_))
+        assert f"## {number}. {claim}" in text
+    assert text == to_markdown(given_, findings(given_))
+
+
+def test_the_name_of_the_suite_is_text() -> None:
+    given_ = measured(lambda *_: 0.5)
+    named = replace(given_, outcomes=replace(given_.outcomes, suite="*a*\n# <b>$x$"))
+    heading = to_markdown(named, findings(given_)).splitlines()[0]
+    assert page.read(heading).text == "Claims on *a*\\n# <b>$x$\n"
+    assert page.read(heading).tags == ["h1"]
 
 
 def test_claim_that_turns_is_shown_turning() -> None:

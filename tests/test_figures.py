@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -15,10 +16,11 @@ from mae_bench import figures
 from mae_bench.baseline import Baseline
 from mae_bench.degradations import EVERY
 from mae_bench.degradations.ladders import levels
-from mae_bench.evaluate import CellResult
 from mae_bench.evidence import Evidence, Training
 from mae_bench.figures import FigureError
 from mae_bench.indicators.profile import column
+from mae_bench.markup import terminal_text
+from mae_bench.rows import CellResult
 from mae_bench.store import Outcomes, cell_of
 from mae_bench.suites import Suite
 
@@ -123,6 +125,31 @@ def test_class_map_has_a_panel_per_layer(tmp_path: Path) -> None:
     figure = figures.class_map(tokens, np.arange(40) % 2, ["a", "b"], "vit", "cls")
     assert [ax.get_title() for ax in figure.axes if ax.get_visible()] == ["layer 1", "layer 2", "layer 3"]
     figures.save(figure, tmp_path, "map")
+
+
+HOSTILE = (
+    "$x^2$",
+    r"\$y$",
+    "_private",
+    "<script>alert(1)</script>",
+    "a\0b\x1b[2J",
+    "\u202eabc",
+    "]]>",
+    "-->",
+    "&lt;",
+    "",
+)
+
+
+def test_names_of_models_and_classes_are_text(tmp_path: Path) -> None:
+    tokens = {1: torch.randn(60, 8, generator=torch.Generator().manual_seed(0))}
+    figure = figures.class_map(tokens, np.arange(60) % len(HOSTILE), HOSTILE, "<b>$z$\n", "cls")
+    picture, _ = figures.save(figure, tmp_path, "map")
+    root = ElementTree.parse(picture).getroot()
+    written = ["".join(text.itertext()) for text in root.iter("{http://www.w3.org/2000/svg}text")]
+    assert r"<b>$z$\n: principal components of cls" in written
+    assert [terminal_text(name) for name in HOSTILE if name] == written[-len(HOSTILE) + 1 :]
+    assert "script" not in {element.tag.rpartition("}")[2] for element in root.iter()}
 
 
 def test_drawing_leaves_the_users_matplotlib_alone(evidence: Evidence, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import torch
 
 from mae_bench import perf
 from mae_bench.degradations import EVERY
+from references import page
 
 CPU = torch.device("cpu")
 
@@ -41,3 +42,14 @@ def test_the_page_holds_every_model_beside_the_yardstick(monkeypatch: pytest.Mon
     assert "resnet10t bfloat16, channels last" in lines
     assert lines["fog-s3"][2].strip() == "4"
     assert lines["fog-s3"][4].strip() == "400.00 to 600.00"
+
+
+def test_the_name_of_a_device_is_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = perf.Timing("test_vit bfloat16", 1, 0.5, 0.5, 0.5)
+    monkeypatch.setattr(perf, "YARDSTICK", "test_vit")
+    monkeypatch.setattr(perf, "forward_timings", lambda *_: [one])
+    monkeypatch.setattr(perf, "degradation_timings", lambda *_, **__: [one])
+    monkeypatch.setattr(perf.platform, "processor", lambda: "*fast*\n\n# <b>$x$")
+    seen = page.read(perf.page(CPU, images=1, rounds=1))
+    assert r"Timings on *fast*\n\n# <b>$x$" in seen.text.splitlines()
+    assert set(seen.tags) == {"h1", "h2", "p", "table", "thead", "tbody", "tr", "th", "td"}

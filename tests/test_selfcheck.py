@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from mae_bench.baseline import table
 from mae_bench.published import ALEXNET_ERRORS, ANCHORS, EXTENT, IMAGENET_VIEW, Anchor
+from mae_bench.rows import RECORD
 from mae_bench.selfcheck import (
     REGENERATED_TOLERANCE,
     Check,
@@ -26,6 +27,7 @@ from mae_bench.selfcheck import (
     to_text,
 )
 from mae_bench.store import RunDirectory, StoreError
+from references import page
 
 if TYPE_CHECKING:
     from mae_bench.rows import ResultRow
@@ -77,7 +79,7 @@ def corrupted(row: Callable[..., ResultRow], model: str, error: float, **changes
 def correlations(cell: str, token: str, value: float | None, last: int = 13) -> dict[str, list[dict[str, Any]]]:
     """The records of a cell, in which the last layer's ``token`` alone has the ``value``."""
     records = [
-        {"indicator": indicator, "layer": layer, "head": None, "token": kind, "value": 0.99, "reason": "few_blocks"}
+        dict.fromkeys(RECORD) | {"indicator": indicator, "layer": layer, "token": kind, "value": 0.99}
         for indicator in ("alignment", "correlation")
         for layer in range(last + 1)
         for kind in ("cls", "mean_patch", "patch")
@@ -397,9 +399,11 @@ def test_difference_below_the_last_digit_has_no_sign(row: Callable[..., ResultRo
 
 
 def test_no_name_breaks_the_table(row: Callable[..., ResultRow]) -> None:
-    own = replace(anchor("resnet50", "top1"), models=("a|<b>",))
-    text = to_markdown(check([row("a|<b>", top1=0.7615)], [own]))
-    lines = [line.replace("\\|", "") for line in text.splitlines() if line.startswith("|")]
-    assert len({line.count("|") for line in lines}) == 1
-    assert "<" not in text
-    assert "a|<b>" in to_text(check([row("a|<b>", top1=0.7615)], [own]))
+    own = replace(anchor("resnet50", "top1"), models=("a|<b>\x1b[2J",), protocol="as *they* say\n\n# so")
+    checks = check([row("a|<b>\x1b[2J", top1=0.7615)], [own])
+    seen = page.read(to_markdown(checks))
+    assert [row[0] for row in seen.tables[0]] == ["model", r"a|<b>\x1b[2J"]
+    assert set(seen.tags) == {"table", "thead", "tbody", "tr", "th", "td", "p", "ul", "li"}
+    for text in (seen.text, to_text(checks)):
+        assert r"as *they* say\n\n# so" in text
+    assert r"a|<b>\x1b[2J" in to_text(checks)

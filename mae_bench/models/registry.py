@@ -29,7 +29,8 @@ class ModelEntry:
 
     def __post_init__(self) -> None:
         """Raises:
-        ModelError: the name holds a mark's name, so that ``-k`` could not tell them apart, or whitespace or brackets.
+        ModelError: the name holds a mark's name, so that ``-k`` could not tell them apart, or whitespace, brackets or
+            what cannot be seen.
         """
         taken = [mark for mark in MARKS if mark in self.name.lower()]
         if taken:
@@ -37,8 +38,12 @@ class ModelEntry:
                 f"model name {self.name!r} contains {taken[0]!r}, the name of a family: -k {taken[0]} would select "
                 "all of its cells; rename the fixture"
             )
-        if not self.name or any(c.isspace() or c in "[]/\\:" for c in self.name):
-            raise ModelError(f"model name {self.name!r} must be free of white space, brackets, slashes and colons")
+        unfit = not self.name or not self.name.isprintable()
+        if unfit or any(c.isspace() or c in "[]/\\:" for c in self.name):
+            raise ModelError(
+                f"model name {self.name!r} must be free of white space, brackets, slashes, colons and characters that "
+                "cannot be seen"
+            )
 
 
 @dataclass
