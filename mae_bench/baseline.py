@@ -3,33 +3,27 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mae_bench.errors import BenchError
-from mae_bench.evaluate import CellResult
+from mae_bench.history import BaselineError, Update, check_may_update, commit, history_of, located, locked, moment
+from mae_bench.markup import csv_text, csv_value, markdown_text, terminal_text
 from mae_bench.regression import Rule, Shift, Verdict, indicator_shifts, verdict
-from mae_bench.rows import ResultRow
-from mae_bench.store import ABSENT, Outcomes, cell_of, write_together
+from mae_bench.rows import FINGERPRINT, CellResult, ResultRow
+from mae_bench.store import ABSENT, Outcomes, cell_of
 
 COMPARABLE = ("degradation_version", "seed", "view", "label_map")
 """Fields that must agree between a cell and the baseline's before their outcomes may be paired (the level is
 part of the cell's id)."""
-
-
-class BaselineError(BenchError):
-    """A baseline that is absent where it is needed, unreadable, of another suite, or may not be replaced."""
-
-
-def in_continuous_integration() -> bool:
-    """Whether the environment variable ``CI`` is set to anything but ``0`` or ``false``."""
-    return os.environ.get("CI", "").lower() not in ("", "0", "false")
 
 
 @dataclass(frozen=True)
@@ -45,28 +39,41 @@ class Incomparable:
 
 @dataclass
 class Baseline:
-    """Rows and outcomes as committed in ``path``."""
+    """Rows and outcomes as committed in ``path``, and the updates that made them."""
 
     path: Path
     rows: dict[str, ResultRow]
     outcomes: Outcomes
+    history: tuple[Update, ...] = ()
 
     @classmethod
     def load(cls, path: Path, suite: str) -> Baseline | None:
-        """The baseline in ``path``, or None where there is none.
+        """The baseline in ``path`` between two updates, or None where there is none.
 
         Raises:
-            BaselineError: a file is missing or unreadable, or the baseline is of another suite.
+            BaselineError: a file is missing, unreadable or another than the last update wrote, or the baseline is of
+                another suite.
             StoreError: the outcomes are unreadable or of another schema.
         """
-        table, arrays = path / "cells.csv", path / "outcomes.npz"
-        if not table.exists() and not arrays.exists():
+        while True:
+            before = moment(path)
+            try:
+                baseline = cls._read(path, suite)
+            except BenchError:
+                if moment(path) == before:
+                    raise
+            else:
+                if moment(path) == before:
+                    return baseline
+
+    @classmethod
+    def _read(cls, path: Path, suite: str) -> Baseline | None:
+        history = history_of(path)
+        files = located(path, history)
+        if not files:
             return None
-        for file in (table, arrays):
-            if not file.exists():
-                raise BaselineError(f"baseline {path}: {file.name} is missing; restore it, or remove the directory")
-        outcomes = Outcomes.load(arrays)
-        rows = read_rows(table)
+        outcomes = Outcomes.load(files["outcomes.npz"])
+        rows = read_rows(files["cells.csv"])
         suites = {outcomes.suite, *(row.suite for row in rows)}
         if suites != {suite}:
             raise BaselineError(
@@ -74,9 +81,9 @@ class Baseline:
                 "name another with --mae-baseline DIR, or none"
             )
         named = {cell_of(row).id: row for row in rows}
-        if named.keys() != outcomes.prediction.keys():
+        if named.keys() != outcomes.prediction.keys() or len(named) != len(rows):
             raise BaselineError(f"baseline {path}: cells.csv and outcomes.npz hold different cells; restore both")
-        return cls(path, named, outcomes)
+        return cls(path, named, outcomes, history)
 
     def cells_of(self, models: Iterable[str]) -> int:
         """How many cells of ``models`` are held that may be judged."""
@@ -111,8 +118,30 @@ class Baseline:
                     "make it again, name another with --mae-baseline DIR, or none"
                 )
 
-    def compare(self, result: CellResult, ids: Sequence[str], rule: Rule) -> Verdict | Incomparable:
-        """The verdict on a finished cell whose images are ``ids``, or why it has none."""
+    def differing(self, row: ResultRow) -> dict[str, tuple[str, str]]:
+        """What was known or done otherwise where the baseline's cell was evaluated: field to its value here and there.
+
+        Empty where the same weights must give the same predictions, and where the baseline lacks the cell.
+        """
+        there = self.rows.get(cell_of(row).id)
+        if there is None:
+            return {}
+        values = {name: (str(getattr(row, name)), str(getattr(there, name))) for name in FINGERPRINT}
+        return {
+            name: (here or "unknown", then or "unknown")
+            for name, (here, then) in values.items()
+            if here != then or not here
+        }
+
+    def compare(
+        self, result: CellResult, ids: Sequence[str], rule: Rule, duplicate_of: np.ndarray | None = None
+    ) -> Verdict | Incomparable:
+        """The verdict on a finished cell whose images are ``ids``, or why it has none.
+
+        Of images that are copies of each other the first that is compared speaks for all: ``duplicate_of`` (images,)
+        holds the position of the first of each group among ``ids``; without it the baseline's groups are taken. Where
+        nothing differs that could change a prediction, none may have changed.
+        """
         cell = cell_of(result.row).id
         there = self.rows.get(cell)
         if there is None:
@@ -128,13 +157,32 @@ class Baseline:
             if image.encode() in position
         ]
         here, then = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
-        before = self.outcomes.prediction[cell][then]
-        held = before != ABSENT
-        if not held.any():
+        held = self.outcomes.prediction[cell][then] != ABSENT
+        here, then = here[held], then[held]
+        if not len(here):
             return Incomparable(cell, "images", f"{len(ids)} images", "none of them")
+        groups = self.outcomes.duplicate_of[then] if duplicate_of is None else duplicate_of[here]
+        first = np.sort(np.unique(groups, return_index=True)[1])
+        here, then = here[first], then[first]
         note = "" if result.row.weights_hash == there.weights_hash else "weights changed"
-        labels = self.outcomes.labels[then[held]]
-        return verdict(cell, before[held], result.prediction[here[held]], labels, rule, note)
+        return verdict(
+            cell,
+            self.outcomes.prediction[cell][then],
+            result.prediction[here],
+            self.outcomes.labels[then],
+            rule,
+            note,
+            repeatable=self._is_repeated(result.row, there),
+        )
+
+    def _is_repeated(self, here: ResultRow, there: ResultRow) -> bool:
+        """Whether the same was computed in the same way, in batches of the same images."""
+        same = ("weights_hash", "preprocessing", "label_map", "manifest_hash")
+        return (
+            here.dtype == "float32"
+            and all(getattr(here, name) == getattr(there, name) for name in same)
+            and not self.differing(here)
+        )
 
     def shifts(self, result: CellResult) -> list[Shift]:
         """Indicators of a compared cell that moved; only where both evaluated the same images in the same order."""
@@ -161,19 +209,18 @@ def updated(
     path: Path,
     results: Sequence[CellResult],
     expected: dict[tuple[str, str], set[str]],
-    images: tuple[Sequence[str], np.ndarray, Sequence[str]],
+    images: tuple[Sequence[str], np.ndarray, Sequence[str]]
+    | tuple[Sequence[str], np.ndarray, Sequence[str], np.ndarray],
 ) -> tuple[Baseline, list[str], list[str]]:
     """The baseline with complete model-families of ``results`` put in; what was put in; what was not, and why.
 
-    ``expected`` maps (model, family) to the conditions that make it complete, ``images`` are ids, labels and
-    class names of the suite. A model-family is complete when each of its conditions, and each that the
-    baseline holds of it, ran on all images.
+    ``expected`` maps (model, family) to the conditions that make it complete, ``images`` are ids, labels and class
+    names of the suite, and the first copies of its images where more is known than their ids tell. A model-family is
+    complete when each of its conditions, and each that the baseline holds of it, ran on all images.
 
     Raises:
-        BaselineError: under ``CI``; or the baseline is of other images and some of its cells would stay.
+        BaselineError: no model-family is complete; or the baseline is of other images and some of its cells would stay.
     """
-    if in_continuous_integration():
-        raise BaselineError("--mae-update-baseline is refused where CI is set: a gate must not move its own mark")
     old = dict(baseline.rows) if baseline is not None else {}
     by_family: dict[tuple[str, str], dict[str, CellResult]] = {}
     for result in results:
@@ -202,7 +249,10 @@ def updated(
     families = {(row.model, row.family) for row in rows.values()}
     kept = {cell: row for cell, row in old.items() if (row.model, row.family) not in families}
     if baseline is not None and kept:
-        if baseline.outcomes.ids.tolist() != new.ids.tolist():
+        if any(
+            getattr(baseline.outcomes, name).tolist() != getattr(new, name).tolist()
+            for name in ("ids", "labels", "classes")
+        ):
             raise BaselineError(
                 f"baseline {path} is of other images and {len(kept)} of its cells were not run again: "
                 "run them too, or remove the directory to start anew"
@@ -210,21 +260,139 @@ def updated(
         for cell in kept:
             new.prediction[cell] = baseline.outcomes.prediction[cell]
             new.block_sums[cell] = baseline.outcomes.block_sums[cell]
-    return Baseline(path, kept | rows, new), put_in, refused
+    history = baseline.history if baseline is not None else ()
+    return Baseline(path, kept | rows, new, history), put_in, refused
 
 
-def save(baseline: Baseline) -> None:
-    """Write ``cells.csv`` and ``outcomes.npz`` together."""
-    write_together(
-        {
-            baseline.path / "cells.csv": table(baseline.rows.values()).encode(),
-            baseline.path / "outcomes.npz": baseline.outcomes.to_bytes(),
-        }
-    )
+def save(
+    baseline: Baseline, put_in: Sequence[str], reason: str, run_id: str, root: Path, run: Path | None = None
+) -> Update:
+    """Write the ``baseline`` that :func:`updated` gave, and why; the line that the history has now.
+
+    ``root`` and ``run`` are as in :func:`check_may_update`, which is asked again.
+
+    Raises:
+        BaselineError: the update is refused, another came between reading and writing, or the disk is full; the files
+            are as they were.
+    """
+    path = baseline.path
+    with locked(path):
+        revision = check_may_update(path, reason, root, run)
+        before = Baseline.load(path, baseline.outcomes.suite)
+        if (before.history if before is not None else ()) != baseline.history:
+            raise BaselineError(f"baseline {path} was updated by another run in the meantime: update it again")
+        contents = {"cells.csv": table(baseline.rows.values()).encode(), "outcomes.npz": baseline.outcomes.to_bytes()}
+        update = Update(
+            datetime.now(UTC).isoformat(timespec="seconds"),
+            reason.strip(),
+            run_id,
+            revision,
+            version("mae_bench"),
+            ", ".join(put_in),
+            len(before.rows) if before is not None else 0,
+            len(baseline.rows),
+            *(hashlib.sha256(content).hexdigest() for content in contents.values()),
+        )
+        commit(path, contents, update)
+    return update
+
+
+def adopt(path: Path, suite: str, reason: str, root: Path) -> Update:
+    """Write the baseline in ``path`` again, the same in the current schema, with a line in its history.
+
+    Raises:
+        BaselineError: there is none, or as :func:`save`.
+    """
+    with locked(path):
+        baseline = Baseline.load(path, suite)
+        if baseline is None:
+            raise BaselineError(f"there is no baseline in {path}: make one with --mae-limit 0 --mae-update-baseline")
+        return save(baseline, [], reason, "", root)
+
+
+@dataclass(frozen=True)
+class Change:
+    """A model-family on both sides of an update: its ``cells`` now, how many of them were ``added`` and how many others
+    ``removed``, and its mean top-1, over the cells of both sides where there are some, else over each side's own.
+    ``worst`` is the condition of both sides that loses most, or gains least, and ``worst_change`` by how much.
+    """
+
+    model: str
+    family: str
+    cells: int
+    added: int
+    removed: int
+    before: float | None
+    after: float | None
+    worst: str | None = None
+    worst_change: float | None = None
+
+    @property
+    def change(self) -> float | None:
+        """None where no cell is on both sides, since others may be harder."""
+        return self.after - self.before if self.worst and self.after is not None and self.before is not None else None
+
+
+def changes(before: Baseline | None, after: Baseline) -> list[Change]:
+    """What an update does to each model-family of which a row is another than it was."""
+    sides = [before.rows if before is not None else {}, after.rows]
+    families = {(row.model, row.family) for rows in sides for row in rows.values()}
+    found = []
+    for model, family in sorted(families):
+        then, now = (
+            {row.condition: row for row in rows.values() if (row.model, row.family) == (model, family)}
+            for rows in sides
+        )
+        if then == now:
+            continue
+        old, new = ({name: row.top1 for name, row in rows.items() if row.top1 is not None} for rows in (then, now))
+        both = sorted(old.keys() & new.keys())
+        worst = min(both, key=lambda name: new[name] - old[name], default=None)
+        found.append(
+            Change(
+                model,
+                family,
+                len(now),
+                len(now.keys() - then.keys()),
+                len(then.keys() - now.keys()),
+                _mean([old[name] for name in both or old]),
+                _mean([new[name] for name in both or new]),
+                worst,
+                new[worst] - old[worst] if worst is not None else None,
+            )
+        )
+    return found
+
+
+def change_table(found: Sequence[Change], markdown: bool = False) -> str:
+    """Old and new side by side, one line per model-family; for the terminal, or in Markdown."""
+    from tabulate import tabulate
+
+    shown = markdown_text if markdown else terminal_text
+    lines = [
+        (
+            shown(one.model),
+            one.family,
+            one.cells,
+            one.added,
+            one.removed,
+            "-" if one.before is None else f"{100 * one.before:.2f} %",
+            "-" if one.after is None else f"{100 * one.after:.2f} %",
+            "-" if one.change is None else f"{100 * one.change:+.2f}",
+            "-" if one.worst_change is None else f"{one.worst} {100 * one.worst_change:+.2f}",
+        )
+        for one in found
+    ]
+    headers = ["model", "family", "cells", "added", "removed", "before", "after", "points", "worst cell"]
+    return tabulate(lines, headers=headers, tablefmt="pipe" if markdown else "simple", disable_numparse=True)
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
 
 
 def table(rows: Iterable[ResultRow]) -> str:
-    """Rows as CSV, sorted by cell, floats to six digits, nulls empty."""
+    """Rows as CSV, sorted by cell, floats to six digits, nulls empty, text so that no spreadsheet computes it."""
     text = io.StringIO()
     names = [f.name for f in fields(ResultRow)]
     writer = csv.writer(text, lineterminator="\n")
@@ -235,22 +403,28 @@ def table(rows: Iterable[ResultRow]) -> str:
 
 
 def read_rows(path: Path) -> list[ResultRow]:
-    """The rows of a CSV that :func:`table` wrote.
+    """The rows of a CSV that :func:`table` wrote, now or under an older schema.
 
     Raises:
         BaselineError: a line is not such a row; the message names it.
     """
     try:
         text = path.read_bytes().decode()
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise BaselineError(f"{path}: {error}; restore the file") from error
     rows = []
-    with io.StringIO(text, newline="") as file:
-        for number, record in enumerate(csv.DictReader(file), start=2):
-            try:
-                rows.append(ResultRow.from_dict({name: _value(name, text) for name, text in record.items()}))
-            except (ValueError, TypeError) as error:
-                raise BaselineError(f"{path}, line {number}: {error}; restore the file") from error
+    records = csv.reader(io.StringIO(text, newline=""))
+    try:
+        names = next(records, [])
+        for record in records:
+            if len(record) != len(names):
+                raise ValueError(f"{len(record)} fields under {len(names)} columns")
+            cells = zip(names, record, strict=True)
+            row = ResultRow.from_dict({name: _value(name, cell) for name, cell in cells})
+            cell_of(row)  # which its condition may be too damaged for
+            rows.append(row)
+    except (ValueError, TypeError, csv.Error) as error:
+        raise BaselineError(f"{path}, line {records.line_num}: {error}; restore the file") from error
     return rows
 
 
@@ -260,13 +434,15 @@ _TYPES = {f.name: str(f.type) for f in fields(ResultRow)}
 def _text(value: object) -> str:
     if value is None:
         return ""
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return csv_text(value) if isinstance(value, str) else str(value)
 
 
-def _value(name: str, text: str) -> Any:
+def _value(name: str, cell: str) -> Any:
     kind = _TYPES.get(name, "str")
-    if text == "" and "None" in kind:
+    if cell == "" and "None" in kind:
         return None
     if kind.startswith("int"):
-        return int(text)
-    return float(text) if kind.startswith("float") else text
+        return int(cell)
+    return float(cell) if kind.startswith("float") else csv_value(cell)
