@@ -98,17 +98,25 @@ def detectable_drop(images: int, discordance: float, alpha: float, power: float 
     """Smallest true drop that exact one-sided McNemar finds with ``power``, as a fraction; None if none.
 
     ``discordance`` is the share of images whose outcome changes. For planning; it decides nothing.
+
+    Raises:
+        ValueError: no images, or a discordance outside (0, 1].
+
+    >>> drop = detectable_drop(1000, 0.05, 0.05)
+    >>> round(100 * drop, 2)
+    1.82
     """
     from scipy.stats import binom
 
-    counts = np.arange(images + 1)
-    weight = binom.pmf(counts, images, discordance)
-    likely = counts[weight > 1e-9]
-    critical = [int(binom.isf(alpha, int(k), 0.5)) + 1 for k in likely]
+    if images <= 0 or not 0 < discordance <= 1:
+        raise ValueError(f"a share of {discordance} of {images} images cannot change")
+    fewest, most = binom.interval(1 - 1e-9, images, discordance)
+    changed = np.arange(fewest, most + 1)
+    weight = binom.pmf(changed, images, discordance)
+    critical = binom.isf(alpha, changed, 0.5)
 
     def reached(drop: float) -> float:
-        share = 0.5 * (1 + drop / discordance)
-        return float(sum(weight[k] * binom.sf(c - 1, k, share) for k, c in zip(likely, critical, strict=True)))
+        return float((weight * binom.sf(critical, changed, 0.5 * (1 + drop / discordance))).sum())
 
     if reached(discordance) < power:
         return None
@@ -119,19 +127,38 @@ def detectable_drop(images: int, discordance: float, alpha: float, power: float 
     return high
 
 
+def block_mean(block_means: Sequence[float], weights: Sequence[int]) -> tuple[float, float, float]:
+    """Mean over images from its means over blocks, its standard error, and the degrees of freedom of that error.
+
+    Blocks are as precise as their ``weights`` (numbers of images) say, and count as Kish's effective number of them
+    (Kish 1965), so that a short last block neither narrows the error nor adds a whole degree of freedom.
+
+    Raises:
+        ValueError: fewer than two blocks.
+
+    >>> block_mean([1.0, 3.0], [256, 256])
+    (2.0, 1.0, 1.0)
+    """
+    if len(block_means) < 2:
+        raise ValueError(f"{len(block_means)} blocks have no spread")
+    values = np.asarray(block_means, dtype=np.float64)
+    share = np.asarray(weights, dtype=np.float64) / np.sum(weights)
+    mean = float((share * values).sum())
+    effective = 1 / float((share**2).sum())
+    variance = float((share**2 * (values - mean) ** 2).sum()) * effective / (effective - 1)
+    return mean, variance**0.5, effective - 1
+
+
 def block_interval(
     block_means: Sequence[float], weights: Sequence[int], confidence: float = 0.95
 ) -> tuple[float, float] | None:
     """Interval of a mean over images from its means over blocks (Student's t); None under four blocks."""
     from scipy.stats import t
 
-    values = np.asarray(block_means, dtype=np.float64)
-    share = np.asarray(weights, dtype=np.float64) / np.sum(weights)
-    if len(values) < 4:
+    if len(block_means) < 4:
         return None
-    mean = float((share * values).sum())
-    variance = float((share**2 * (values - mean) ** 2).sum()) * len(values) / (len(values) - 1)
-    half = float(t.ppf(0.5 + confidence / 2, len(values) - 1)) * variance**0.5
+    mean, error, freedom = block_mean(block_means, weights)
+    half = float(t.ppf(0.5 + confidence / 2, freedom)) * error
     return mean - half, mean + half
 
 

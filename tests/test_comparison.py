@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,10 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mae_bench.baseline import Baseline, Incomparable
-from mae_bench.comparison import Comparison, verdict_table
-from mae_bench.evaluate import CellResult
+from mae_bench.comparison import MOST_LINES, Comparison, Difference, failure_text, verdict_table
+from mae_bench.markup import terminal_text
 from mae_bench.regression import Rule, Shift, Verdict, verdict
+from mae_bench.rows import FINGERPRINT, CellResult
 from mae_bench.store import Outcomes, cell_of
+from references import page
 
 LAW = settings(max_examples=50, derandomize=True)
 MakeResult = Callable[..., CellResult]
@@ -38,6 +42,12 @@ def held(results: Sequence[CellResult]) -> Baseline:
     outcomes = Outcomes.of("fashion_mnist", results, IDS, LABELS, [str(i) for i in range(10)])
     return Baseline(Path("results/fashion_mnist"), rows, outcomes)
 
+
+SAME: dict[str, str | int] = {
+    "machine": "a processor", "libraries": "numpy 2", "torch_version": "2.14", "mae_bench_version": "1",
+    "device": "cpu", "dtype": "float32", "threads": 1, "batch_size": 64, "weights_hash": "w",
+}  # fmt: skip
+"""What makes a repeated cell one that must be the same."""
 
 CELLS = tuple(f"vit-stripes-{level}" for level in ("0.10", "0.25", "0.50", "0.75", "0.90"))
 
@@ -104,18 +114,21 @@ def test_verdict_on_a_cell_does_not_depend_on_which_others_ran(
         assert alone[result.row.condition] == [together]
 
 
-COUNT = st.integers(0, 10**6)
+COUNT = st.integers(0, 500)
 RATE = st.floats(0, 1)
+IMAGES_COMPARED = st.integers(1000, 10**6)
 VERDICTS = st.builds(
-    Verdict, st.text(), RATE, RATE, COUNT, COUNT, COUNT, RATE,
-    st.sampled_from(["unchanged", "pass", "inconclusive", "regression"]), st.text(),
+    Verdict, st.text(), RATE, RATE, IMAGES_COMPARED, COUNT, COUNT, COUNT, RATE,
+    st.sampled_from(["unchanged", "pass", "inconclusive", "regression", "determinism fault"]), st.text(),
 )  # fmt: skip
 COMPARISONS = st.builds(
     Comparison,
     st.lists(VERDICTS, max_size=3),
     st.lists(VERDICTS, max_size=3),
     st.lists(st.builds(Incomparable, st.text(), st.text(), st.text(), st.text(), st.booleans()), max_size=3),
-    st.lists(st.builds(Shift, st.text(), st.text(), RATE, RATE, RATE), max_size=3),
+    st.lists(st.builds(Shift, st.text(), st.text(), RATE, RATE, RATE, RATE), max_size=3),
+    st.lists(st.builds(Difference, st.sampled_from(FINGERPRINT), st.text(), st.text()), max_size=3, unique=True),
+    st.integers(0, 1000),
 )
 
 
@@ -138,7 +151,12 @@ def test_comparison_of_real_cells_survives_the_way_from_a_worker(cell_result: Ma
 def test_comparisons_add_up(one: Comparison, other: Comparison) -> None:
     parts = one.to_dict(), other.to_dict()
     one.extend(other)
-    assert one.to_dict() == {name: [*parts[0][name], *parts[1][name]] for name in parts[0]}
+    sums = one.to_dict()
+    # all cells of a run may differ from the baseline in the same, and are judged as members of one family
+    differences = [*parts[0]["differences"], *parts[1]["differences"]]
+    assert sums.pop("differences") == [d for i, d in enumerate(differences) if d not in differences[:i]]
+    assert sums.pop("family") == max(part["family"] for part in parts)
+    assert sums == {name: [*parts[0][name], *parts[1][name]] for name in sums}
     assert other.to_dict() == parts[1]
 
 
@@ -161,6 +179,139 @@ def test_nothing_is_comparable_where_known_cells_ran_and_none_was_judged(
     judged = [verdict("vit-clean-0.00", LABELS, LABELS, LABELS, Rule(1))] * verdicts
     others = [Incomparable("vit-clean-0.00", "seed", "1", "0", new) for new in news]
     assert Comparison(judged, incomparable=others).nothing_comparable is expected
+
+
+# --------------------------------------------------------------------------- what fails
+
+
+def made(judgement: Any, cell: str = CELLS[0], lost: int = 0) -> Verdict:
+    return Verdict(cell, 1.0, 1 - lost / IMAGES, IMAGES, lost, lost, 0, 1.0, judgement)
+
+
+@pytest.mark.parametrize(
+    ("judgement", "fails", "fails_strictly"),
+    [
+        ("unchanged", False, False),
+        ("pass", False, False),
+        ("inconclusive", False, True),
+        ("regression", True, True),
+        ("determinism fault", True, True),
+    ],
+)
+def test_a_cell_fails_by_its_judgement(judgement: str, fails: bool, fails_strictly: bool) -> None:
+    comparison = Comparison([made(judgement)], references=[made("regression", "vit-clean-0.00")])
+    for strict, expected in ((False, fails), (True, fails_strictly)):
+        failures = comparison.failures(Rule(5), strict)
+        assert failures.cells == comparison.verdicts[: int(expected)]
+        assert (failures.later, failures.reasons, bool(failures)) == ([], [], expected)
+
+
+def test_a_cell_fails_at_the_end_only_where_its_own_test_passed() -> None:
+    rule = Rule(4)
+    first, later = (verdict(name, LABELS, lost(n), LABELS, rule) for name, n in zip(CELLS, (20, 6), strict=False))
+    assert later.judgement == "inconclusive"
+    assert 0.05 / 4 < later.p_value < 0.05 / 3
+    comparison = Comparison([first, later])
+    failures, strictly = comparison.failures(rule), comparison.failures(rule, strict=True)
+    assert (failures.cells, failures.later) == ([first], [later])
+    assert (strictly.cells, strictly.later) == ([first, later], [])
+    for strict in (False, True):
+        assert comparison.to_markdown(rule, strict).startswith("**Failed: 2 regressions**\n")
+
+
+def test_a_run_fails_where_no_cell_is_comparable() -> None:
+    others = [
+        Incomparable(CELLS[0], "seed", "7", "1"),
+        Incomparable(CELLS[1], "view", "a", "b"),
+        Incomparable("cnn-clean-0.00", "model", "cnn", "not in the baseline", new=True),
+    ]
+    comparison = Comparison(incomparable=others)
+    [reason] = comparison.failures(Rule(1)).reasons
+    assert reason.startswith("no cell is comparable with the baseline: they differ in seed, view; ")
+    assert "--mae-baseline DIR, or none" in reason
+    assert comparison.to_markdown(Rule(1)).startswith("**Failed: no cell is comparable")
+    assert not Comparison(incomparable=others[2:]).failures(Rule(1))
+
+
+def test_indicators_fail_a_run_only_where_they_are_asked_and_beyond_chance_over_all_cells() -> None:
+    clear = [Shift(cell, "alignment_cls", 0.1, 0.08, 0.12, 0.0001) for cell in CELLS[:2]]
+    by_chance = Shift(CELLS[2], "retention", 0.1, 0.03, 0.2, 0.002)
+    comparison = Comparison(shifts=[*clear, by_chance])
+    assert not comparison.failures(Rule(100))
+    [reason] = comparison.failures(Rule(100), gate_indicators=True).reasons
+    assert reason == f"2 indicators moved (--mae-gate-indicators) in {CELLS[0]}, {CELLS[1]}"
+    [reason] = comparison.failures(Rule(10), gate_indicators=True).reasons
+    assert reason.startswith("3 indicators moved")
+    assert not Comparison(shifts=[by_chance]).failures(Rule(100), gate_indicators=True)
+
+
+def test_family_is_that_of_the_workers_where_they_know_more_models() -> None:
+    """Holm's later steps go on in the family that the cells were judged in, not in a smaller one."""
+    judged = verdict(CELLS[0], LABELS, lost(7), LABELS, Rule(13))
+    comparison = Comparison()
+    comparison.extend(Comparison([judged], family=13))
+    comparison.extend(Comparison(shifts=[Shift(CELLS[0], "alignment_cls", 0.1, 0.03, 0.2, 0.01)], family=13))
+    here = Rule(1)
+    assert 0.05 / 13 < judged.p_value < 0.05
+    assert not comparison.failures(here, gate_indicators=True)
+    for text in (comparison.to_text(here), comparison.to_markdown(here)):
+        assert "1 of the 13 cells that the baseline holds" in text
+    assert comparison.to_text(here) == comparison.to_text(Rule(13))
+
+
+def test_added_cell_says_in_which_family_it_was_judged(cell_result: MakeResult, baseline: Baseline) -> None:
+    for result in (cell_result(CELLS[0], LABELS), cell_result("cnn-stripes-0.10", LABELS)):
+        assert Comparison().add(result, IDS, baseline, Rule(6)).family == 6
+
+
+# --------------------------------------------------------------------------- the same, run again
+
+
+def repeated(cell_result: MakeResult, images: int, **changes: str | int) -> Comparison:
+    """Two cells that lose as many images, against the same with nothing lost."""
+    there = held([cell_result(name, LABELS, block_sums=SUMS, **SAME) for name in CELLS])
+    here = {**SAME, **changes}
+    return compared([cell_result(name, lost(images), block_sums=SUMS, **here) for name in CELLS[:2]], there, Rule(5))
+
+
+def test_same_weights_on_the_same_machine_must_predict_the_same(cell_result: MakeResult) -> None:
+    same = repeated(cell_result, 0)
+    assert ({v.judgement for v in same.verdicts}, same.differences) == ({"unchanged"}, [])
+    faults = repeated(cell_result, 1)
+    assert {(v.judgement, v.changed) for v in faults.verdicts} == {("determinism fault", 1)}
+    assert faults.failures(Rule(5)).cells == faults.verdicts
+    assert faults.later(Rule(2)) == []
+
+
+def test_fault_is_shown_with_its_remedy(cell_result: MakeResult) -> None:
+    faults, rule = repeated(cell_result, 3), Rule(5)
+    remedy = (
+        "Same weights, machine and libraries, yet 6 predictions in 2 cells changed: either the model or a degradation "
+        "is not deterministic, or its code changed. Find it, or update the baseline."
+    )
+    text, markdown = faults.to_text(rule), faults.to_markdown(rule)
+    assert text.startswith("0 unchanged, 0 pass, 0 inconclusive, 0 regression, 2 determinism fault")
+    for shown in (text, markdown, failure_text(faults.verdicts)):
+        assert remedy in shown.rstrip().split("\n\n")
+    assert re.split(r"\s{2,}", line_of(text, CELLS[0]))[-3:] == [
+        "0",
+        "-",
+        "determinism fault (3 predictions changed)",
+    ]
+    assert markdown.startswith("**Failed: 2 determinism faults**\n")
+    assert "determinism" not in repeated(cell_result, 0).to_text(rule)
+    assert failure_text([made("regression")]) == verdict_table([made("regression")])
+
+
+@pytest.mark.parametrize("field", ["machine", "libraries", "torch_version", "device", "dtype", "threads", "batch_size"])
+def test_what_was_computed_otherwise_is_named_once_and_tested(cell_result: MakeResult, field: str) -> None:
+    value = 7 if isinstance(SAME[field], int) else "another"
+    comparison = repeated(cell_result, 1, **{field: value})
+    assert {v.judgement for v in comparison.verdicts} == {"pass"}
+    assert comparison.differences == [Difference(field, str(value), str(SAME[field]))]
+    for text in (comparison.to_text(Rule(5)), page.read(comparison.to_markdown(Rule(5))).text):
+        said = f"Computed otherwise than the baseline: {field} {value} (baseline: {SAME[field]}). "
+        assert said + "Differences are tested, not expected to be none." in text
 
 
 # --------------------------------------------------------------------------- what the terminal shows
@@ -266,7 +417,15 @@ def test_indicators_that_moved_are_shown_with_their_interval(cell_result: MakeRe
     rule = Rule(6)
     text = compared([cell_result(CELLS[0], LABELS, block_sums=MOVED)], baseline, rule).to_text(rule)
     [line] = [line for line in text.splitlines() if line.startswith(CELLS[0])]
-    assert re.split(r"\s{2,}", line)[1:] == ["alignment_cls", "-0.400", "[-0.400, -0.400]"]
+    *shown, p_value = re.split(r"\s{2,}", line)[1:]
+    assert shown == ["alignment_cls", "-0.400", "[-0.400, -0.400]"]
+    assert float(p_value) < 1e-9
+
+
+def test_chance_of_an_indicator_is_shown_for_all_cells_together() -> None:
+    shift = Shift("vit-clean-0.00", "alignment_cls", 0.1, 0.03, 0.2, 0.001)
+    for cells, shown in ((1, "0.001"), (20, "0.02"), (5000, "1")):
+        assert line_of(Comparison(shifts=[shift]).to_text(Rule(cells)), shift.cell).endswith(f"  {shown}")
 
 
 def test_models_whose_weights_changed_are_named(cell_result: MakeResult, baseline: Baseline) -> None:
@@ -303,3 +462,101 @@ def test_table_marks_each_kind_of_verdict() -> None:
         "regression (Holm)",
         "reference",
     ]
+
+
+# --------------------------------------------------------------------------- what a job's summary shows
+
+
+def sections(markdown: str) -> dict[str, str]:
+    """Text under each heading, and before the first one under none."""
+    first, *rest = re.split(r"^### ", markdown, flags=re.MULTILINE)
+    return {"": first} | {title: text for title, _, text in (part.partition("\n") for part in rest)}
+
+
+def first_column(markdown: str) -> list[str]:
+    return [row[0] for table in page.read(markdown).tables for row in table[1:]]
+
+
+def test_summary_says_what_failed_and_shows_each_kind_of_cell_in_its_place() -> None:
+    rule = Rule(8)
+    fine, first, large, inconclusive, later = (
+        verdict(name, LABELS, lost(images), LABELS, rule) for name, images in zip(CELLS, (0, 12, 40, 6, 7), strict=True)
+    )
+    fault = verdict("cnn-stripes-0.10", LABELS, lost(2), LABELS, rule, repeatable=True)
+    reference = verdict("vit-clean-0.00", LABELS, lost(9), LABELS, rule)
+    assert 0.05 / 8 < later.p_value < 0.05 / 6 < inconclusive.p_value
+    comparison = Comparison(
+        [fine, first, large, inconclusive, later, fault],
+        [reference],
+        [Incomparable("cnn-border-0.10", "seed", "7", "1"), Incomparable("a-border-0.10", "model", "a", "-", new=True)],
+        [Shift(CELLS[0], "alignment_cls", -0.1, -0.2, -0.05, 0.3)],
+    )
+    found = sections(comparison.to_markdown(rule))
+    assert list(found) == [
+        "", "Regressions", "Determinism faults", "Inconclusive", "Listed as references, not judged", "Not comparable",
+    ]  # fmt: skip
+    assert found[""].startswith("**Failed: 3 regressions; 1 determinism fault**\n")
+    assert "1 unchanged, 0 pass, 2 inconclusive, 2 regression, 1 determinism fault" in found[""]
+    assert "6 of the 8 cells that the baseline holds of these models were judged" in found[""]
+    assert "1 cells are new, the baseline lacks them: model a" in found[""]
+    # the largest drop first
+    assert first_column(found["Regressions"]) == [large.cell, first.cell, later.cell]
+    assert "1 of these by Holm's later steps over the baseline's 8 cells." in found["Regressions"]
+    assert first_column(found["Determinism faults"]) == [fault.cell]
+    assert first_column(found["Inconclusive"]) == [inconclusive.cell]
+    assert first_column(found["Listed as references, not judged"]) == [reference.cell]
+    incomparable, _, details = found["Not comparable"].partition("<details>\n<summary>")
+    assert first_column(incomparable) == ["cnn-border-0.10"]
+    title, _, table = details.partition("</summary>\n\n")
+    assert title == "Look here: 1 indicator moved"
+    assert first_column(table.removesuffix("\n\n</details>\n")) == [CELLS[0]]
+
+
+def test_summary_says_what_passed_and_what_strictness_or_indicators_fail() -> None:
+    rule = Rule(1)
+    comparison = Comparison([made("inconclusive")], shifts=[Shift(CELLS[0], "alignment_cls", 0.1, 0.08, 0.12, 0.0001)])
+    headlines = [
+        comparison.to_markdown(rule, strict, gate).splitlines()[0] for strict in (False, True) for gate in (False, True)
+    ]
+    moved = f"1 indicator moved (--mae-gate-indicators) in {CELLS[0]}"
+    assert [page.read(line).text.strip() for line in headlines] == [
+        "Passed: no regression",
+        f"Failed: {moved}",
+        "Failed: 1 inconclusive cell",
+        f"Failed: 1 inconclusive cell; {moved}",
+    ]
+    assert Comparison().to_markdown(rule).startswith("**No cell was compared**\n")
+    assert list(sections(Comparison([made("unchanged")]).to_markdown(rule))) == [""]
+
+
+@settings(LAW, max_examples=25)
+@given(COMPARISONS, st.integers(1, 50))
+def test_whatever_a_name_is_it_is_shown_and_does_nothing(comparison: Comparison, cells: int) -> None:
+    named = [replace(v, cell=f"m{v.cell}-clean-0.00") for v in comparison.verdicts]
+    comparison = replace(comparison, verdicts=named, references=[])
+    rule = Rule(cells)
+    shown = page.read(comparison.to_markdown(rule))
+    assert set(shown.tags) <= {"p", "strong", "h3", "table", "thead", "tbody", "tr", "th", "td", "details", "summary"}
+    assert all(len(row) == len(table[0]) for table in shown.tables for row in table)
+    listed = [v for v in comparison.verdicts if v.judgement not in ("unchanged", "pass")]
+    incomparable = [i for i in comparison.incomparable if not i.new]
+    column = {row[0] for table in shown.tables for row in table}
+    assert {terminal_text(one.cell) for one in [*listed, *comparison.shifts, *incomparable]} <= column
+    text = comparison.to_text(rule)
+    assert text.replace("\n", "").isprintable()
+    assert all(terminal_text(v.cell) in text for v in listed)
+
+
+def test_summary_of_very_many_cells_stays_short_and_says_how_many_are_left_out() -> None:
+    cells = [f"vit{i}-stripes-0.10" for i in range(3 * MOST_LINES)]
+    comparison = Comparison(
+        [made("regression", name, lost=40 + i) for i, name in enumerate(cells)],
+        incomparable=[Incomparable(name, "seed", "7", "1") for name in cells],
+        shifts=[Shift(name, "alignment_cls", 0.1, 0.08, 0.12, 0.1) for name in cells],
+    )
+    markdown = comparison.to_markdown(Rule(3 * MOST_LINES))
+    assert markdown.count(f"... and {2 * MOST_LINES} more") == 3
+    assert len(markdown) < 2**16
+    assert first_column(sections(markdown)["Regressions"]) == cells[: -MOST_LINES - 1 : -1]
+    text = comparison.to_text(Rule(1))
+    assert all(name in text for name in cells)

@@ -1,20 +1,29 @@
-"""The verdict on a change against its rule in exact arithmetic, and the error rates that the rule promises."""
+"""The verdict on a change against its rule in exact arithmetic, and Holm's steps against other statements of them."""
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
-from functools import lru_cache
 
 import numpy as np
 import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from scipy import stats
+from statsmodels.stats.multitest import multipletests
 
-from mae_bench.regression import ALPHA, Rule, Verdict, holm_additions, indicator_shifts, verdict
+from mae_bench.regression import (
+    ALPHA,
+    Rule,
+    Shift,
+    Verdict,
+    certain_shifts,
+    holm_additions,
+    indicator_shifts,
+    verdict,
+)
 
 LAW = settings(max_examples=100, derandomize=True)
 Z_95 = 1.6448536269514722
@@ -35,8 +44,10 @@ def predictions(lost: int, gained: int, images: int, right: int = 0, moved: int 
     return before, after, labels
 
 
-def judged(lost: int, gained: int, images: int, rule: Rule, right: int = 0, moved: int = 0) -> Verdict:
-    return verdict("vit-clean-0.00", *predictions(lost, gained, images, right, moved), rule)
+def judged(
+    lost: int, gained: int, images: int, rule: Rule, right: int = 0, moved: int = 0, repeatable: bool = False
+) -> Verdict:
+    return verdict("vit-clean-0.00", *predictions(lost, gained, images, right, moved), rule, repeatable=repeatable)
 
 
 def exact_p(lost: int, gained: int) -> Fraction:
@@ -133,7 +144,7 @@ def test_verdict_is_the_rule(change: tuple[int, int, int, int, int], rule: Rule)
     lost, gained, images, right, moved = change
     result = judged(lost, gained, images, rule, right, moved)
     assert result.judgement in allowed(lost, gained, images, rule, moved)
-    assert (result.lost, result.gained, result.images) == (lost, gained, images)
+    assert (result.changed, result.lost, result.gained, result.images) == (lost + gained + moved, lost, gained, images)
     assert result.p_value == pytest.approx(float(exact_p(lost, gained)), rel=1e-9)
     assert result.before == pytest.approx((lost + right) / images)
     assert result.after == pytest.approx((gained + right) / images)
@@ -154,6 +165,27 @@ def test_exchange_of_one_wrong_class_for_another_is_a_change_but_no_regression(
 ) -> None:
     result = judged(0, 0, images, rule, moved=min(moved, images))
     assert result.judgement in ("pass", "inconclusive")
+
+
+@LAW
+@given(changes(), RULES)
+@example((0, 0, 1000, 900, 1), Rule(100))  # one wrong class for another
+@example((0, 50, 1000, 900, 0), Rule(100))  # an improvement
+@example((40, 10, 1000, 800, 0), Rule(100))
+@example((0, 0, 1, 0, 0), Rule(100))
+def test_any_change_where_nothing_is_left_to_chance_is_a_fault_whatever_the_rule(
+    change: tuple[int, int, int, int, int], rule: Rule
+) -> None:
+    lost, gained, images, right, moved = change
+    repeated, other = (judged(lost, gained, images, rule, right, moved, repeatable) for repeatable in (True, False))
+    if lost + gained + moved == 0:
+        assert repeated == other
+        assert repeated.judgement == "unchanged"
+    else:
+        assert other.judgement != "determinism fault"
+        assert (repeated.judgement, repeated.p_value) == ("determinism fault", 1.0)
+        assert repeated.changed == lost + gained + moved
+        assert (repeated.before, repeated.after, repeated.drop) == (other.before, other.after, other.drop)
 
 
 @LAW
@@ -195,62 +227,6 @@ def test_predictions_that_do_not_belong_together_are_refused_naming_the_cell(len
         verdict("vit-clean-0.00", before, after, labels, Rule(1))
 
 
-# --------------------------------------------------------------------------- error rates
-
-
-def simulated(
-    generator: np.random.Generator, runs: int, images: int, shares: Sequence[tuple[float, float]]
-) -> Iterator[list[tuple[int, int]]]:
-    """Per run the (lost, gained) of every cell, each with its shares of images lost and gained."""
-    cells = np.array([[lost, gained, 1 - lost - gained] for lost, gained in shares])
-    for _ in range(runs):
-        yield [(int(lost), int(gained)) for lost, gained, _ in generator.multinomial(images, cells)]
-
-
-def test_run_without_a_change_raises_an_alarm_in_at_most_five_percent() -> None:
-    """5 % of the images flip, as often for the better as for the worse."""
-    runs, cells, images = 1000, 40, 1000
-    rule = Rule(cells)
-    # an outcome's verdict depends on its counts alone, as seen above, so equal counts are judged once
-    verdict_of = lru_cache(maxsize=None)(lambda lost, gained: judged(lost, gained, images, rule))
-    alarms = 0
-    for counts in simulated(np.random.default_rng(20260203), runs, images, [(0.025, 0.025)] * cells):
-        verdicts = [verdict_of(lost, gained) for lost, gained in counts]
-        found = [v for v in verdicts if v.judgement == "regression"]
-        alarms += bool(found or holm_additions(verdicts, rule))
-    assert alarms / runs <= ALPHA + 2 * math.sqrt(ALPHA * (1 - ALPHA) / runs)
-    assert alarms > 0  # a rule that never speaks would pass too
-
-
-def test_true_drops_are_found_with_the_stated_power() -> None:
-    """Ten of 100 cells truly drop by 3 points at 1,000 images of which 5 % change."""
-    runs, cells, true, images = 200, 100, 10, 1000
-    rule = Rule(cells)
-    verdict_of = lru_cache(maxsize=None)(lambda lost, gained: judged(lost, gained, images, rule))
-    first = both = false = 0
-    shares = [(0.04, 0.01)] * true + [(0.025, 0.025)] * (cells - true)
-    for counts in simulated(np.random.default_rng(20260203), runs, images, shares):
-        verdicts = [Verdict(**{**vars(verdict_of(*c)), "cell": f"vit-{i}"}) for i, c in enumerate(counts)]
-        found = {v.cell for v in verdicts if v.judgement == "regression"}
-        later = {v.cell for v in holm_additions(verdicts, rule)}
-        assert found.isdisjoint(later)
-        dropped = {f"vit-{i}" for i in range(true)}
-        first += len(found & dropped)
-        both += len((found | later) & dropped)
-        false += bool((found | later) - dropped)
-    error = math.sqrt(0.856 * (1 - 0.856) / (runs * true))
-    assert abs(both / (runs * true) - 0.856) <= 3 * error
-    # Bonferroni's step alone, summed exactly over every number of changed images
-    exact = sum(
-        stats.binom.pmf(changed, images, 0.05)
-        * stats.binom.sf(stats.binom.isf(ALPHA / cells, changed, 0.5), changed, 0.8)
-        for changed in range(1, 150)
-    )
-    assert abs(first / (runs * true) - exact) <= 3 * error
-    assert first < both
-    assert false / runs <= ALPHA + 2 * math.sqrt(ALPHA * (1 - ALPHA) / runs)
-
-
 # --------------------------------------------------------------------------- Holm's later steps
 
 
@@ -267,28 +243,113 @@ def closed_bonferroni(p_values: list[float], level: float) -> set[int]:
     return rejected
 
 
-COUNTS = st.tuples(st.integers(0, 40), st.integers(0, 12))
+COUNTS = st.tuples(st.integers(0, 40), st.integers(0, 12), st.booleans())
+"""Images lost and gained of 1,000, and whether the same was run again in the same way."""
+
+
+def of_counts(counts: Sequence[tuple[int, int, bool]], rule: Rule) -> list[Verdict]:
+    return [
+        verdict(f"vit-{i:02d}", *predictions(lost, gained, 1000), rule, repeatable=repeatable)
+        for i, (lost, gained, repeatable) in enumerate(counts)
+    ]
+
+
+def rejected_at_first(verdicts: Sequence[Verdict]) -> set[str]:
+    return {v.cell for v in verdicts if v.judgement == "regression"}
+
+
+def rejected_later(verdicts: Sequence[Verdict], rule: Rule) -> set[str]:
+    return {v.cell for v in holm_additions(verdicts, rule)}
 
 
 @LAW
 @given(st.lists(COUNTS, max_size=7), st.integers(0, 3), st.sampled_from([0.0, 0.003, 0.02]))
-@example([(30, 0), (6, 0), (8, 0)], 0, 0.003)
-@example([(30, 0), (7, 0)], 1, 0.003)
-def test_additions_are_what_holm_rejects_over_the_whole_family(
-    counts: list[tuple[int, int]], absent: int, min_drop: float
+@example([(30, 0, False), (6, 0, False), (8, 0, False)], 0, 0.003)
+@example([(30, 0, False), (7, 0, False)], 1, 0.003)
+@example([(30, 0, True), (6, 0, False), (6, 0, False)], 1, 0.003)
+def test_what_is_told_is_what_the_closed_test_rejects_over_the_whole_family(
+    counts: list[tuple[int, int, bool]], absent: int, min_drop: float
 ) -> None:
-    """A cell that did not run counts as one that shows nothing."""
+    """A cell that did not run counts as one that shows nothing, and so does one that no chance can have changed."""
     rule = Rule(max(1, len(counts) + absent), min_drop)
-    verdicts = [verdict(f"vit-{i}", *predictions(lost, gained, 1000), rule) for i, (lost, gained) in enumerate(counts)]
-    rejected = closed_bonferroni([v.p_value for v in verdicts] + [1.0] * absent, rule.alpha)
-    expected = {
-        v.cell
-        for i, v in enumerate(verdicts)
-        if i in rejected and v.lost - v.gained >= min_drop * 1000 and v.judgement != "regression"
-    }
-    added = holm_additions(verdicts, rule)
-    assert {v.cell for v in added} == expected
-    assert len(added) == len(expected)
+    verdicts = of_counts(counts, rule)
+    exact = [1.0 if repeatable else float(exact_p(lost, gained)) for lost, gained, repeatable in counts]
+    rejected = closed_bonferroni(exact + [1.0] * absent, rule.alpha)
+    expected = {v.cell for i, v in enumerate(verdicts) if i in rejected and v.lost - v.gained >= min_drop * 1000}
+    first, later = rejected_at_first(verdicts), rejected_later(verdicts, rule)
+    assert first | later == expected
+    assert first & later == set()
+    assert len(holm_additions(verdicts, rule)) == len(later)
+
+
+@LAW
+@given(
+    st.lists(COUNTS, min_size=1, max_size=40),
+    st.integers(0, 60),
+    st.sampled_from([0.0, 0.003, 0.01, 0.02]),
+    st.sampled_from([ALPHA, 0.2]),
+)
+@example([(12, 0, False)] * 5 + [(13, 0, False)] * 3, 0, 0.0, ALPHA)  # ties
+@example([(11, 0, False), (9, 0, False), (25, 7, False)], 10, 0.012, ALPHA)  # the smallest is below the least drop
+@example([(0, 0, True), (0, 0, False), (8, 0, True), (9, 0, False), (8, 0, False)], 8, 0.003, ALPHA)
+def test_what_is_told_are_the_large_drops_among_what_statsmodels_rejects(
+    counts: list[tuple[int, int, bool]], absent: int, min_drop: float, alpha: float
+) -> None:
+    """Drops that are too small to tell are rejections all the same: they do not make later steps harder."""
+    rule = Rule(len(counts) + absent, min_drop, alpha=alpha)
+    verdicts = of_counts(counts, rule)
+    family = [v.p_value for v in verdicts] + [1.0] * absent
+    rejected = multipletests(family, alpha, method="holm")[0].tolist()
+    told = {v.cell for v, is_rejected in zip(verdicts, rejected, strict=False) if is_rejected and v.drop >= min_drop}
+    assert rejected_at_first(verdicts) | rejected_later(verdicts, rule) == told
+    assert not any(v.judgement in ("unchanged", "determinism fault") for v in holm_additions(verdicts, rule))
+
+
+@LAW
+@given(st.lists(COUNTS, max_size=12), st.integers(0, 20), st.data())
+def test_cells_that_are_added_or_reordered_never_take_back_a_rejection(
+    counts: list[tuple[int, int, bool]], absent: int, data: st.DataObject
+) -> None:
+    """A cell's own verdict does not depend on which others ran, and whatever some cells reject, more of them do too."""
+    rule = Rule(max(1, len(counts) + absent))
+    verdicts = of_counts(counts, rule)
+    some = data.draw(st.permutations(verdicts))[: data.draw(st.integers(0, len(verdicts)))]
+    names = {v.cell for v in some}
+    assert rejected_at_first(some) == rejected_at_first(verdicts) & names
+    assert rejected_later(some, rule) <= rejected_later(verdicts, rule)
+    # later steps only add
+    assert rejected_later(verdicts, rule).isdisjoint(rejected_at_first(verdicts))
+    assert holm_additions(data.draw(st.permutations(verdicts)), rule) == holm_additions(verdicts, rule)
+
+
+def test_drop_that_is_too_small_to_tell_counts_as_rejected() -> None:
+    # nine losses and no gain are below alpha / 13, twenty-two against seven only below alpha / 12
+    rule = Rule(13, min_drop=0.012)
+    small, large = judged(9, 0, 1000, rule), judged(22, 7, 1000, rule)
+    assert small.p_value < rule.alpha / 13 < large.p_value < rule.alpha / 12
+    assert holm_additions([small, large], rule) == [large]
+    assert holm_additions([large], rule) == []
+
+
+def test_fault_neither_rejects_nor_makes_later_steps_easier() -> None:
+    rule = Rule(2)
+    fault, candidate = judged(40, 0, 1000, rule, repeatable=True), judged(5, 0, 1000, rule)
+    assert rule.alpha / 2 < candidate.p_value < rule.alpha
+    assert holm_additions([fault, candidate], rule) == []
+    assert holm_additions([judged(40, 0, 1000, rule), candidate], rule) == [candidate]
+
+
+def test_equal_drops_are_found_together_or_not_at_all() -> None:
+    # 2 ** -6 lies between alpha / 4 and alpha / 3
+    six = [verdict(f"vit-{i}", *predictions(6, 0, 1000), Rule(5)) for i in range(3)]
+    first = judged(20, 0, 1000, Rule(5))
+    assert holm_additions([*six, first], Rule(5)) == []
+    assert holm_additions([six[2], first, six[0], six[1]], Rule(4)) == six
+
+
+def test_family_is_at_least_what_was_judged() -> None:
+    verdicts = [judged(5, 0, 1000, Rule(3)) for _ in range(3)]
+    assert holm_additions(verdicts, Rule(1)) == []
 
 
 def test_later_steps_find_what_the_first_does_not() -> None:
@@ -334,8 +395,10 @@ def slow_shifts(
         total = sum(images for images, _ in pairs)
         mean = sum(images * d for images, d in pairs) / total
         spread = sum((images / total) ** 2 * (d - mean) ** 2 for images, d in pairs)
-        error = math.sqrt(spread * len(pairs) / (len(pairs) - 1))
-        half = float(stats.t.ppf(0.975, len(pairs) - 1)) * error
+        # as many equal blocks as would be as precise as these
+        freedom = total**2 / sum(images**2 for images, _ in pairs) - 1
+        error = math.sqrt(spread * (freedom + 1) / freedom)
+        half = float(stats.t.ppf(0.975, freedom)) * error
         if mean - half > floor or mean + half < -floor:
             found.append(("retention" if name == "active_overlap" else name, mean, mean - half, mean + half))
     return found
@@ -413,3 +476,38 @@ def test_block_without_an_active_feature_is_left_out_of_retention() -> None:
     [shift] = indicator_shifts("c", before, after)
     assert shift.indicator == "retention"
     assert shift.difference == pytest.approx(-0.4, abs=1e-6)
+
+
+def test_chance_of_a_shift_is_students_for_all_indicators_of_the_cell() -> None:
+    generator = np.random.default_rng(0)
+    moves = generator.normal(0.1, 0.05, (2, 6))
+    before = uniform(6, 0.5, correlation_cls=128.0)
+    after = {name: values.astype(np.float64) for name, values in before.items()}
+    for name, move in zip(("alignment_cls", "correlation_cls"), moves, strict=True):
+        after[name] += 256 * move
+    found = {s.indicator: s.p_value for s in indicator_shifts("c", before, after, floor=0.0)}
+    for name, move in zip(("alignment_cls", "correlation_cls"), moves, strict=True):
+        # as often do means vary so far in either direction
+        assert found[name] == pytest.approx(2 * stats.ttest_1samp(move, 0).pvalue, rel=1e-5)
+    small = {s.indicator: s.p_value for s in indicator_shifts("c", before, after)}
+    assert all(small[name] > found[name] for name in small)
+
+
+def test_steady_shift_is_certain_and_one_by_chance_is_not_among_many() -> None:
+    steady = indicator_shifts("a", uniform(4, 0.5), uniform(4, 0.6))
+    after = uniform(4, 0.5)
+    after["alignment_cls"] += np.array([20, 24, 28, 32], dtype=np.float32)
+    by_chance = indicator_shifts("b", uniform(4, 0.5), after)
+    assert [s.p_value for s in steady] == [0.0]
+    assert 0.0005 < by_chance[0].p_value < 0.05
+    assert certain_shifts(steady + by_chance, Rule(1)) == steady + by_chance
+    assert certain_shifts(steady + by_chance, Rule(100)) == steady
+
+
+@LAW
+@given(st.lists(st.floats(0, 1), max_size=9), st.integers(1, 200))
+def test_more_cells_never_make_a_shift_certain(p_values: list[float], cells: int) -> None:
+    shifts = [Shift("c", f"i{i}", 0.1, 0.03, 0.2, p) for i, p in enumerate(p_values)]
+    fewer, more = certain_shifts(shifts, Rule(cells)), certain_shifts(shifts, Rule(cells + 1))
+    assert set(more) <= set(fewer)
+    assert [s.p_value for s in fewer] == [p for p in p_values if p * cells <= ALPHA or p <= ALPHA / cells]
