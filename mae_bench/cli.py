@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mae_bench.errors import BenchError
+from mae_bench.markup import terminal_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -150,13 +152,15 @@ def degradations(
         if preview.suffix not in (".png", ".svg"):
             raise BenchError(f"--preview {preview}: name a .png or .svg file")
         from mae_bench.figures import degradation_strip
+        from mae_bench.store import write_atomically
 
         suite = entry.load(None)
         if position >= len(suite.manifest.ids):
             raise BenchError(f"--position {position}: the suite has {len(suite.manifest.ids)} images, from 0 on")
         figure = degradation_strip(suite, position)
-        preview.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(preview, dpi=110)
+        content = io.BytesIO()
+        figure.savefig(content, dpi=110, format=preview.suffix[1:])
+        write_atomically(preview, content.getvalue())
     typer.echo(f"written to {preview}")
 
 
@@ -316,6 +320,48 @@ def selfcheck(
         checks = checks_of(run)
         typer.echo(to_markdown(checks) if markdown else to_text(checks))
     if any(check.verdict == "differs" for check in checks):
+        raise typer.Exit(1)
+
+
+@app.command()
+def merge(
+    run: Annotated[list[Path], typer.Argument(help="Run directories, whole runs or shards of one; any order.")],
+    out: Annotated[Path, typer.Option(help="New run directory for all of them together.")],
+) -> None:
+    """Join runs and shards into one run directory, and make its tables.
+
+    What a cell measured has to be the same wherever it was finished; of how long it took one is taken. Runs of other
+    images, or of settings that no table can mix, are refused.
+
+    Example: mae-bench merge results/runs/first results/runs/second --out results/runs/both
+    """
+    with _reported("merge"):
+        from mae_bench.merge import merge as write_merged
+
+        merged = write_merged(run, out)
+    cells, representations = len(merged.cell_files()), len(merged.representation_files())
+    typer.echo(f"{terminal_text(str(out))}: {cells} cells, {representations} representations")
+
+
+@app.command()
+def verify(run: Annotated[Path, typer.Argument(help="Run directory.")]) -> None:
+    """Check that a run is whole: every file as it was written and in its place, numbers that agree with images and
+    tables, nothing missing that was planned.
+
+    A line for each finding says what, where and what to do; with any the exit code is 1, where DIR is no run 2.
+
+    Example: mae-bench verify results/runs/full
+    """
+    from mae_bench.verify import verification
+
+    with _reported("verify"):
+        found = verification(run)
+    for finding in found.findings:
+        typer.echo(terminal_text(finding))
+    partial = f" ({found.partial} of a part of the images)" if found.partial else ""
+    contents = f"{found.cells} cells{partial}, {found.representations} representations"
+    typer.echo(f"{terminal_text(str(run))}: {contents}, {len(found.findings) or 'no'} findings")
+    if found.findings:
         raise typer.Exit(1)
 
 

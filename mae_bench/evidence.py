@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import tempfile
@@ -107,7 +106,7 @@ class Evidence:
             other = identity["suite"]
             raise StoreError(f"{run.path}: {cell.id} is of suite {other}, not {self.suite}: name other runs")
         if cell.model not in self.trainings:
-            missing = run.path / "models" / f"{cell.model}.json"
+            missing = run.model_path(cell.model)
             raise StoreError(f"{missing} is missing, so the arm of {cell.id} is not known: evaluate it again")
         if identity["weights_hash"] != self.trainings[cell.model].weights:
             raise StoreError(
@@ -289,11 +288,10 @@ def _of_table(name: str, file: Mapping[str, np.ndarray]) -> dict[str, Any]:
 
 def trainings(run: RunDirectory) -> dict[str, Training]:
     """What a run knows of the trainings of the models that it evaluated."""
-    found = {}
-    for path in sorted((run.path / "models").glob("*.json")):
-        record = json.loads(path.read_text())
-        found[record["name"]] = Training(record["arm"], record["training_seed"], record["weights_hash"])
-    return found
+    return {
+        name: Training(record["arm"], record["training_seed"], record["weights_hash"])
+        for name, record in run.models().items()
+    }
 
 
 def _condition_order(condition: str) -> tuple[str, Level]:

@@ -4,7 +4,6 @@ what is kept. One representation belongs to one cell.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from mae_bench.indicators.separability import SeparabilityValues, separability_p
 from mae_bench.models.taps import KINDS, Features
 from mae_bench.randomness import random_uniform
 from mae_bench.reference import mapped
+from mae_bench.rows import check_records
 from mae_bench.statistics import JACKKNIFE_GROUPS, jackknife_interval, mean_interval, wilson
 from mae_bench.suites import Suite
 
@@ -74,22 +74,17 @@ class Representation:
         found: float | None = left[0]["value"]
         return found
 
-    def to_json(self) -> bytes:
-        """Raises:
-        ValueError: a value is not finite.
-        """
-        return (json.dumps(asdict(self), allow_nan=False) + "\n").encode()
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
 
     @classmethod
-    def from_json(cls, content: bytes) -> Representation:
+    def from_dict(cls, record: dict[str, Any]) -> Representation:
         """Raises:
-        ValueError: the content is not what :meth:`to_json` writes.
+        ValueError: ``record`` is not what :meth:`to_dict` gives.
         """
-        record = json.loads(content)
-        if not isinstance(record, dict) or not {"identity", "records"} <= record.keys() <= {
-            f.name for f in fields(cls)
-        }:
+        if not {"identity", "records"} <= record.keys() <= {f.name for f in fields(cls)}:
             raise ValueError("not a representation")
+        check_records(record["records"])
         return cls(**record)
 
 

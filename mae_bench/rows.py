@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from mae_bench.cells import Level
+
+if TYPE_CHECKING:
+    import numpy as np
 
 SCHEMA_VERSION = 2
 
@@ -108,6 +113,83 @@ class ResultRow:
         if unknown := record.keys() - names:
             raise ValueError(f"row has unknown fields {', '.join(sorted(unknown))}")
         return cls(**record)
+
+
+@dataclass(frozen=True)
+class CellResult:
+    """A row and what stands behind it.
+
+    ``prediction`` (n,) is the class predicted for each image by position in the suite's classes; an output
+    that stands for none of them is ``-1 - output``. ``indicators`` are the records of
+    :func:`mae_bench.indicators.profile.profile`. ``block_sums`` are sums per block of 256 images of what the row
+    reports. ``reason`` says why a row is ``not_applicable``.
+    """
+
+    row: ResultRow
+    prediction: np.ndarray
+    indicators: list[dict[str, Any]]
+    block_sums: dict[str, list[float]]
+    reason: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "row": self.row.to_dict(),
+            "prediction": self.prediction.tolist(),
+            "block_sums": self.block_sums,
+            "indicators": self.indicators,
+            "reason": self.reason,
+        }
+
+    @classmethod
+    def from_dict(cls, record: dict[str, Any]) -> CellResult:
+        """What :meth:`to_dict` gave, its row upgraded to the current schema.
+
+        Raises:
+            ValueError, LookupError, TypeError, AttributeError: ``record`` is something else.
+        """
+        import numpy as np
+
+        row = ResultRow.from_dict(record["row"])
+        degradation, level = row.condition.rsplit("-", 1)
+        if degradation != row.degradation or level != str(Level(row.level, Level.parse(level).severity)):
+            raise ValueError(f"its condition {row.condition} is not {row.degradation} at level {row.level}")
+        prediction = record["prediction"]
+        if len(prediction) != row.n or not all(type(output) is int for output in prediction):
+            raise ValueError(f"{row.n} images need as many predictions, each an integer")
+        if not all(abs(output) < 2**15 for output in prediction):
+            raise ValueError("a prediction is none of any model's outputs")
+        for name, sums in record["block_sums"].items():
+            if not all(type(value) in (int, float) for value in sums):
+                raise ValueError(f"block sums {name!r} are to be numbers")
+        check_records(record["indicators"])
+        reason = record.get("reason")
+        if reason is not None and type(reason) is not str:
+            raise ValueError(f"its reason is {type(reason).__name__}, not a text")
+        array = np.array(prediction, dtype=np.int64)
+        return cls(row, array, list(record["indicators"]), dict(record["block_sums"]), reason)
+
+
+_KINDS: dict[str, tuple[type, ...]] = {
+    "indicator": (str,),
+    "layer": (int,),
+    "head": (int, type(None)),
+    "token": (str,),
+    "value": (int, float, type(None)),
+    "low": (int, float, type(None)),
+    "high": (int, float, type(None)),
+    "reason": (str, type(None)),
+}
+RECORD = tuple(_KINDS)
+"""Entries of a record of an indicator (:class:`mae_bench.indicators.profile.Record`)."""
+
+
+def check_records(records: list[dict[str, Any]]) -> None:
+    """Raises:
+    ValueError: one of ``records`` is none of an indicator.
+    """
+    for record in records:
+        if record.keys() != _KINDS.keys() or not all(type(record[name]) in kind for name, kind in _KINDS.items()):
+            raise ValueError(f"a record of an indicator consists of {', '.join(RECORD)}")
 
 
 def upgrade(record: dict[str, Any]) -> dict[str, Any]:

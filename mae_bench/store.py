@@ -2,30 +2,54 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import socket
 import tempfile
-import zlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-from zipfile import BadZipFile
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 
+from mae_bench.archives import arrays
+from mae_bench.atomic import written_whole
 from mae_bench.cells import Cell, Level
 from mae_bench.errors import BenchError
-from mae_bench.evaluate import CellResult
-from mae_bench.models.pool import LoadedModel
-from mae_bench.representation import Representation
-from mae_bench.rows import SCHEMA_VERSION, ResultRow
+from mae_bench.file_names import file_name
+from mae_bench.labelled_images import LabelledImages, check_copies, first_copies
+from mae_bench.rows import RECORD, SCHEMA_VERSION, CellResult, ResultRow
+from mae_bench.seals import sealed, unsealed
 
-LONG = ["cell", "indicator", "layer", "head", "token", "value", "low", "high", "reason"]
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from mae_bench.models.pool import LoadedModel
+    from mae_bench.representation import Representation
+
+LONG = ["cell", *RECORD]
 """Columns of indicators in long form."""
 LONG_TYPES = {"head": "Int64", "layer": "Int64", "value": "float64", "low": "float64", "high": "float64"}
-ABSENT = np.iinfo(np.int16).min
+ABSENT = -(2**15)
 """Stands in :attr:`Outcomes.prediction` for an image that the cell did not evaluate."""
+SETTING = ("manifest_hash", "subset", "seed", "device", "dtype")
+"""Fields in which all cells of a table agree."""
+OF_MODEL = (
+    "weights_hash",
+    "preprocessing",
+    "label_map",
+    "view",
+    "indicator_version",
+    "torch_version",
+    "mae_bench_version",
+)
+"""Fields in which all cells of a model in a table agree."""
+LOCK = ".lock"
+SESSION = ".session"
+"""Says who holds :data:`LOCK`. It counts only while that is held, so that one who was killed leaves nothing behind."""
 
 
 class StoreError(BenchError):
@@ -52,22 +76,18 @@ def write_together(contents: Mapping[Path, bytes]) -> None:
     Raises:
         StoreError: as above; none of the older files has changed.
     """
-    partials: dict[Path, str] = {}
-    path = Path()
+    if not contents:
+        return
+    (path, content), *others = contents.items()
     try:
-        for path, content in contents.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-                partials[path] = file.name
-                file.write(content)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with written_whole(path) as file:
+            file.write(content)
+            if others:
                 file.flush()
                 os.fsync(file.fileno())
-            os.chmod(partials[path], 0o644)  # temporary files are private, results are not
-        for path, partial in partials.items():
-            os.replace(partial, path)
+                write_together(dict(others))
     except OSError as error:
-        for partial in partials.values():
-            Path(partial).unlink(missing_ok=True)
         raise StoreError(f"{path}: cannot be written ({error}); free or choose another place") from error
 
 
@@ -76,41 +96,53 @@ def of_one_setting(results: Sequence[CellResult], cells: Collection[str]) -> lis
     images or settings, or of the same model with other weights.
     """
 
-    def setting(row: ResultRow) -> tuple[object, ...]:
-        return row.manifest_hash, row.subset, row.seed, row.device, row.dtype
-
-    def model(row: ResultRow) -> tuple[object, ...]:
-        versions = (row.indicator_version, row.torch_version, row.mae_bench_version)
-        return row.weights_hash, row.preprocessing, row.label_map, row.view, *versions
+    def values(row: ResultRow, names: Sequence[str]) -> tuple[object, ...]:
+        return tuple(getattr(row, name) for name in names)
 
     ran = [result.row for result in results if cell_of(result.row).id in cells]
-    settings = {setting(row) for row in ran}
+    settings = {values(row, SETTING) for row in ran}
     models: dict[str, set[tuple[object, ...]]] = {}
     for row in ran:
-        models.setdefault(row.model, set()).add(model(row))
+        models.setdefault(row.model, set()).add(values(row, OF_MODEL))
     return [
         result
         for result in results
-        if setting(result.row) in settings and model(result.row) in models.get(result.row.model, {model(result.row)})
+        for mine in [values(result.row, OF_MODEL)]
+        if values(result.row, SETTING) in settings and mine in models.get(result.row.model, {mine})
     ]
 
 
+@dataclass(frozen=True)
+class Plan:
+    """Ids of the cells and of the representations that sessions set out to finish."""
+
+    cells: frozenset[str] = frozenset()
+    representations: frozenset[str] = frozenset()
+
+    def __bool__(self) -> bool:
+        return bool(self.cells or self.representations)
+
+
 class RunDirectory:
-    """The files of one run. ``cells/<model>/<condition>.json`` is the only truth; the rest is made from it."""
+    """The files of one run. What lies in ``cells`` and ``representations``, a file for each, is the only truth; tables
+    are made from it. A file says itself which cell it is of and whether it is whole (:mod:`mae_bench.seals`).
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._lock: FileLock | None = None
 
     @classmethod
     def create(cls, path: Path, resume: bool) -> RunDirectory:
         """The directory at ``path``, made if need be.
 
         Raises:
-            StoreError: it is not writable, or not empty without ``resume``.
+            StoreError: it is not writable, or not empty without ``resume``, or merged from several runs.
         """
+        run = cls(path)
         try:
             path.mkdir(parents=True, exist_ok=True)
-            if not resume and any(path.iterdir()):
+            if not resume and {entry.name for entry in path.iterdir()} - {LOCK, SESSION}:
                 raise StoreError(
                     f"run directory {path} is not empty: add --mae-resume to go on with it, or name another"
                 )
@@ -120,7 +152,12 @@ class RunDirectory:
             raise StoreError(
                 f"run directory {path} is not writable ({error}): choose another with --mae-run"
             ) from error
-        return cls(path)
+        if resume and (run.manifest() or {}).get("parts") is not None:
+            raise StoreError(
+                f"run directory {path} is merged from several runs: go on with one of these and merge them again, or "
+                "name another with --mae-run"
+            )
+        return run
 
     @property
     def run_id(self) -> str:
@@ -131,33 +168,178 @@ class RunDirectory:
         """Decoded images and clean features while the run lasts."""
         return self.path / "scratch"
 
-    def write_manifest(self, manifest: Mapping[str, Any]) -> None:
-        write_atomically(self.path / "manifest.json", _json(manifest))
+    # ----------------------------------------------------------------------- one session at a time
 
-    def write_model(self, model: LoadedModel) -> None:
-        """Record what a model is, for readers of the run."""
+    def hold(self) -> None:
+        """Let no other session write here before :meth:`release`, or before this process has ended in whatever way. The
+        workers of a session write under the lock of the process that started them.
+
+        Raises:
+            StoreError: another session is writing here, or the disk has no locks.
+        """
+        if self._lock is not None:
+            return
+        lock = FileLock(self.path / LOCK, timeout=0, thread_local=False)
+        try:
+            lock.acquire()
+        except Timeout as error:
+            raise StoreError(
+                f"run directory {self.path} is being written by another session ({self._holder()}): wait until it has "
+                "ended, or name another with --mae-run"
+            ) from error
+        except (OSError, NotImplementedError) as error:
+            raise StoreError(f"run directory {self.path} cannot be locked ({error}): choose another place") from error
+        try:
+            session = {"pid": os.getpid(), "host": socket.gethostname()}
+            write_atomically(self.path / SESSION, (json.dumps(session) + "\n").encode())
+        except StoreError:
+            lock.release()
+            raise
+        self._lock = lock
+
+    def release(self) -> None:
+        """Let other sessions write here."""
+        if self._lock is not None:
+            (self.path / SESSION).unlink(missing_ok=True)
+            self._lock.release()
+            self._lock = None
+
+    def _holder(self) -> str:
+        try:
+            session = json.loads((self.path / SESSION).read_bytes())
+            return f"pid {int(session['pid'])} on {session['host']}"
+        except (OSError, LookupError, TypeError, ValueError):  # it is just beginning or ending
+            return "pid unknown"
+
+    # ----------------------------------------------------------------------- what the run is of
+
+    def write_manifest(self, manifest: Mapping[str, Any]) -> None:
+        write_atomically(self.path / "manifest.json", sealed(manifest))
+
+    def manifest(self) -> dict[str, Any] | None:
+        """What the run was made with; None where it is not known.
+
+        Raises:
+            StoreError: the file is damaged.
+        """
+        return self._record(self.path / "manifest.json")
+
+    def write_images(self, images: LabelledImages) -> None:
+        write_atomically(self.path / "images.json", sealed(images.to_dict()))
+
+    def images(self) -> LabelledImages | None:
+        """The images of the run; None where no cell ran.
+
+        Raises:
+            StoreError: the file is damaged.
+        """
+        path = self.path / "images.json"
+        record = self._record(path)
+        try:
+            return None if record is None else LabelledImages.from_dict(record)
+        except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+            raise StoreError(f"{path}: not the images of a run ({error}); {_RUN_AGAIN}") from error
+
+    def write_model(
+        self, model: LoadedModel, copies: Sequence[tuple[int, int]] = (), alike: Sequence[tuple[int, int]] = ()
+    ) -> None:
+        """Record what a model is, for readers of the run; ``copies`` are pairs of images, the later first, that are the
+        same to it, ``alike`` pairs that are nearly so.
+        """
         entry = model.entry
         record = {"name": entry.name, "arm": entry.arm, "training_seed": entry.training_seed, "head": entry.head}
         record |= {"weights_hash": model.weights_hash, "parameters": model.parameters}
-        write_atomically(self.path / "models" / f"{entry.name}.json", _json(record))
+        self.write_model_record(record | {"copies": [*map(list, copies)], "alike": [*map(list, alike)]})
+
+    def write_model_record(self, record: Mapping[str, Any]) -> None:
+        """Record what a model is; ``record["name"]`` is its name."""
+        write_atomically(self.model_path(record["name"]), sealed(record))
+
+    def model_path(self, name: str) -> Path:
+        return self.path / "models" / f"{file_name(name)}.json"
+
+    def models(self) -> dict[str, dict[str, Any]]:
+        """What is recorded of models, by name.
+
+        Raises:
+            StoreError: a file is damaged.
+        """
+        found = {}
+        for path in sorted((self.path / "models").glob("*.json")):
+            record = self._record(path) or {}
+            if not all(name in record and type(record[name]) in kinds for name, kinds in _OF_A_MODEL.items()):
+                raise StoreError(f"{path}: does not say {', '.join(_OF_A_MODEL)} of a model; {_RUN_AGAIN}")
+            if path.stem not in (record["name"], file_name(record["name"])):
+                raise StoreError(f"{path}: is of another model, {record['name']}; {_RUN_AGAIN}")
+            found[record["name"]] = record
+        return dict(sorted(found.items()))
+
+    def write_plan(self, cells: Collection[str], representations: Collection[str]) -> None:
+        """Add the ids of ``cells`` and ``representations`` to what sessions set out to finish here.
+
+        Raises:
+            StoreError: the plan that is there is damaged, or the file cannot be written.
+        """
+        known = self.plan() or Plan()
+        plan = {
+            "cells": sorted(known.cells | set(cells)),
+            "representations": sorted(known.representations | set(representations)),
+        }
+        write_atomically(self.path / "plan.json", sealed(plan))
+
+    def plan(self) -> Plan | None:
+        """What sessions set out to finish; None where it is not known.
+
+        Raises:
+            StoreError: the file is damaged.
+        """
+        path = self.path / "plan.json"
+        record = self._record(path)
+        if record is None:
+            return None
+        try:
+            ids = [frozenset(Cell.parse(name).id for name in record[key]) for key in ("cells", "representations")]
+            return Plan(*ids)
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            raise StoreError(f"{path}: not a plan ({error}); {_RUN_AGAIN}") from error
+
+    def unfinished(self) -> Plan:
+        """What sessions set out to finish and did not.
+
+        Raises:
+            StoreError: the plan is damaged.
+        """
+        plan = self.plan() or Plan()
+        return Plan(
+            frozenset(name for name in plan.cells if not self.cell_path(Cell.parse(name)).exists()),
+            frozenset(name for name in plan.representations if not self.representation_path(Cell.parse(name)).exists()),
+        )
+
+    def _record(self, path: Path) -> dict[str, Any] | None:
+        """The record in a file; None where there is none.
+
+        Raises:
+            StoreError: it is damaged.
+        """
+        try:
+            return unsealed(path.read_bytes())[0]
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise StoreError(f"{path}: cannot be read ({error}); {_RUN_AGAIN}") from error
+
+    # ----------------------------------------------------------------------- cells
 
     def cell_path(self, cell: Cell) -> Path:
-        return self.path / "cells" / cell.model / f"{cell.condition}.json"
+        return self._path("cells", cell)
 
     def write_cell(self, result: CellResult) -> None:
         """Raises:
         StoreError: a number is not finite, or the file cannot be written.
         """
         cell = cell_of(result.row)
-        record = {
-            "row": result.row.to_dict(),
-            "prediction": result.prediction.tolist(),
-            "block_sums": result.block_sums,
-            "indicators": result.indicators,
-            "reason": result.reason,
-        }
         try:
-            content = _json(record)
+            content = sealed(result.to_dict())
         except ValueError as error:
             raise StoreError(
                 f"cell {cell.id} has an indicator or sum that is not finite; check the weights and --mae-dtype"
@@ -171,41 +353,53 @@ class RunDirectory:
             StoreError: its file is not what this version writes.
         """
         path = self.cell_path(cell)
-        return self._read(path) if path.exists() else None
+        return self.read_cell_file(path) if path.exists() else None
 
     def cells(self) -> list[CellResult]:
-        """All finished cells, sorted by id."""
-        paths = sorted((self.path / "cells").glob("*/*.json"))
-        return sorted((self._read(path) for path in paths), key=lambda result: cell_of(result.row))
+        """All finished cells, sorted by id.
 
-    def _read(self, path: Path) -> CellResult:
+        Raises:
+            StoreError: a file is not what this version writes.
+        """
+        found: dict[Cell, CellResult] = {}
+        for path in self.cell_files():
+            result = self.read_cell_file(path)
+            cell = cell_of(result.row)
+            if cell not in found or path == self.cell_path(cell):  # rather than an older file of a name that changed
+                found[cell] = result
+        return [found[cell] for cell in sorted(found)]
+
+    def cell_files(self) -> list[Path]:
+        """Files of finished cells."""
+        return sorted((self.path / "cells").glob("*/*.json"))
+
+    def read_cell_file(self, path: Path) -> CellResult:
+        """The finished cell in a file of :meth:`cell_files`.
+
+        Raises:
+            StoreError: the file is not what this version writes.
+        """
         try:
-            record = json.loads(path.read_bytes())
-            row = ResultRow.from_dict(record["row"])
-            prediction = record["prediction"]
-            if len(prediction) != row.n or not all(type(output) is int for output in prediction):
-                raise ValueError(f"{row.n} images need as many predictions, each an integer")
-            return CellResult(
-                row,
-                np.array(prediction, dtype=np.int64),
-                list(record["indicators"]),
-                dict(record["block_sums"]),
-                record.get("reason"),
-            )
+            record, version = unsealed(path.read_bytes())
+            result = CellResult.from_dict(record)
+            self._check_place("cells", path, cell_of(result.row), version)
+            return result
         except (OSError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             raise StoreError(
                 f"{path}: not a cell that can be read ({error}); remove it and run the cell again"
             ) from error
 
+    # ----------------------------------------------------------------------- representations
+
     def representation_path(self, cell: Cell) -> Path:
-        return self.path / "representations" / cell.model / f"{cell.condition}.json"
+        return self._path("representations", cell)
 
     def write_representation(self, cell: Cell, representation: Representation) -> None:
         """Raises:
         StoreError: a number is not finite, or the file cannot be written.
         """
         try:
-            content = representation.to_json()
+            content = sealed({"cell": cell.id, **representation.to_dict()})
         except ValueError as error:
             raise StoreError(f"the representation of {cell.id} is not finite; check the weights") from error
         write_atomically(self.representation_path(cell), content)
@@ -217,29 +411,63 @@ class RunDirectory:
             StoreError: its file is not what this version writes.
         """
         path = self.representation_path(cell)
-        return self._read_representation(path) if path.exists() else None
+        return self.read_representation_file(path)[1] if path.exists() else None
 
     def representations(self) -> dict[str, Representation]:
-        """All finished representations by cell id, sorted."""
-        paths = sorted((self.path / "representations").glob("*/*.json"))
-        found = {Cell.parse(f"{path.parent.name}-{path.stem}"): self._read_representation(path) for path in paths}
+        """All finished representations by cell id, sorted.
+
+        Raises:
+            StoreError: a file is not what this version writes.
+        """
+        found: dict[Cell, Representation] = {}
+        for path in self.representation_files():
+            cell, representation = self.read_representation_file(path)
+            if cell not in found or path == self.representation_path(cell):
+                found[cell] = representation
         return {cell.id: found[cell] for cell in sorted(found)}
 
-    def _read_representation(self, path: Path) -> Representation:
+    def representation_files(self) -> list[Path]:
+        """Files of finished representations."""
+        return sorted((self.path / "representations").glob("*/*.json"))
+
+    def read_representation_file(self, path: Path) -> tuple[Cell, Representation]:
+        """The finished representation in a file of :meth:`representation_files`, and the cell that it is of.
+
+        Raises:
+            StoreError: the file is not what this version writes.
+        """
+        from mae_bench.representation import Representation
+
         try:
-            return Representation.from_json(path.read_bytes())
-        except (OSError, ValueError) as error:
-            raise StoreError(f"{path}: {error}; remove it and run the item again") from error
+            record, version = unsealed(path.read_bytes())
+            named = record.pop("cell", None)
+            representation = Representation.from_dict(record)
+            cell = _of_identity(representation.identity, path.stem) if version == 1 else Cell.parse(named)
+            self._check_place("representations", path, cell, version)
+            return cell, representation
+        except (OSError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            raise StoreError(
+                f"{path}: not a representation that can be read ({error}); remove it and run the item again"
+            ) from error
+
+    def _path(self, folder: str, cell: Cell) -> Path:
+        return self.path / folder / file_name(cell.model) / f"{file_name(cell.condition)}.json"
+
+    def _check_place(self, folder: str, path: Path, cell: Cell, version: int) -> None:
+        """Raises:
+        ValueError: the file at ``path`` is of ``cell``, whose place is another. Schema 1 took names as they are.
+        """
+        as_they_are = (path.parent.name, path.stem) == (cell.model, cell.condition)
+        if path != self._path(folder, cell) and not (version == 1 and as_they_are):
+            raise ValueError(f"it is of {cell.id}")
+
+    # ----------------------------------------------------------------------- merged tables
 
     def merge_representations(self) -> None:
         """Write ``representations.parquet`` from all finished representations; none where there are none."""
-        import pandas as pd
-
         found = self.representations()
         if found:
-            long = [{"cell": cell, **record} for cell, one in found.items() for record in one.records]
-            frame = pd.DataFrame(long, columns=LONG).astype(LONG_TYPES)
-            frame.to_parquet(self.path / "representations.parquet", index=False)
+            write_atomically(self.path / "representations.parquet", _parquet(representation_table(found)))
 
     def merge(
         self,
@@ -247,24 +475,77 @@ class RunDirectory:
         labels: np.ndarray,
         classes: Sequence[str],
         results: Sequence[CellResult] | None = None,
+        duplicate_of: np.ndarray | None = None,
     ) -> list[CellResult]:
         """Write ``cells.parquet``, ``indicators.parquet`` and ``outcomes.npz`` from ``results``, by default all
         finished cells.
         """
-        import pandas as pd
-
         results = self.cells() if results is None else list(results)
-        pd.DataFrame([result.row.to_dict() for result in results]).to_parquet(self.path / "cells.parquet", index=False)
-        long = [{"cell": cell_of(result.row).id, **record} for result in results for record in result.indicators]
-        frame = pd.DataFrame(long, columns=LONG).astype(LONG_TYPES)
-        frame.to_parquet(self.path / "indicators.parquet", index=False)
         suite = results[0].row.suite if results else ""
-        Outcomes.of(suite, results, ids, labels, classes).save(self.path / "outcomes.npz")
+        write_together(
+            {
+                self.path / "cells.parquet": _parquet(cell_table(results)),
+                self.path / "indicators.parquet": _parquet(indicator_table(results)),
+                self.path / "outcomes.npz": Outcomes.of(suite, results, ids, labels, classes, duplicate_of).to_bytes(),
+            }
+        )
         return results
 
 
-def _json(record: Mapping[str, Any]) -> bytes:
-    return (json.dumps(record, allow_nan=False) + "\n").encode()
+_RUN_AGAIN = "remove it and run again with --mae-resume"
+_OF_A_MODEL: dict[str, tuple[type, ...]] = {
+    "name": (str,),
+    "arm": (str, type(None)),
+    "training_seed": (int, type(None)),
+    "weights_hash": (str,),
+}
+
+
+def _of_identity(identity: Mapping[str, Any], condition: str) -> Cell:
+    """The cell that ``identity`` is of. Schema 1 did not say whether its level is a severity; ``condition`` does.
+
+    Raises:
+        ValueError: it is not of that condition.
+    """
+    for severity in (False, True):
+        cell = Cell(identity["model"], identity["degradation"], Level(identity["level"], severity))
+        if cell.condition == condition:
+            return cell
+    raise ValueError(f"it is of {identity['degradation']} at level {identity['level']}")
+
+
+def cell_table(results: Sequence[CellResult]) -> pd.DataFrame:
+    """Rows as a table."""
+    import pandas as pd
+
+    return pd.DataFrame([result.row.to_dict() for result in results])
+
+
+def indicator_table(results: Sequence[CellResult]) -> pd.DataFrame:
+    """The indicators of all layers and heads in long form."""
+    return _long((cell_of(result.row).id, result.indicators) for result in results)
+
+
+def representation_table(found: Mapping[str, Representation]) -> pd.DataFrame:
+    """The records of representations by cell id in long form."""
+    return _long((cell, representation.records) for cell, representation in found.items())
+
+
+def _long(records: Iterator[tuple[str, list[dict[str, Any]]]]) -> pd.DataFrame:
+    import pandas as pd
+
+    lines = [{"cell": cell, **record} for cell, each in records for record in each]
+    return pd.DataFrame(lines, columns=LONG).astype(LONG_TYPES)
+
+
+def _parquet(table: pd.DataFrame) -> bytes:
+    file = io.BytesIO()
+    table.to_parquet(file, index=False)
+    return file.getvalue()
+
+
+def _unknown() -> np.ndarray:
+    return np.zeros(0, dtype=np.int32)
 
 
 @dataclass
@@ -272,7 +553,8 @@ class Outcomes:
     """Per cell the class predicted for each image, and sums per block of 256 images: what paired comparisons need.
 
     ``prediction[cell]`` (images,) int16 holds positions in ``classes``, ``-1 - output`` for outputs that stand
-    for no class, and :data:`ABSENT`. ``block_sums[cell][name]`` is (blocks,) float32.
+    for no class, and :data:`ABSENT`. ``block_sums[cell][name]`` is (blocks,) float32. ``duplicate_of`` (images,) int32
+    is the position of the first image of each group of copies; where it is not given, the ids tell.
     """
 
     suite: str
@@ -281,6 +563,15 @@ class Outcomes:
     classes: np.ndarray
     prediction: dict[str, np.ndarray] = field(default_factory=dict)
     block_sums: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
+    duplicate_of: np.ndarray = field(default_factory=_unknown)
+
+    def __post_init__(self) -> None:
+        """Raises:
+        ValueError: ``duplicate_of`` is not of these images.
+        """
+        if len(self.duplicate_of) == 0:
+            self.duplicate_of = first_copies(self.ids.astype("U").tolist())
+        check_copies(self.duplicate_of, len(self.ids))
 
     @classmethod
     def of(
@@ -290,10 +581,24 @@ class Outcomes:
         ids: Sequence[str],
         labels: np.ndarray,
         classes: Sequence[str],
+        duplicate_of: np.ndarray | None = None,
     ) -> Outcomes:
-        outcomes = cls(suite, np.array(ids, dtype="S"), labels.astype(np.int16), np.array(classes, dtype="U"))
+        """Raises:
+        StoreError: a result is of more images than there are.
+        """
+        outcomes = cls(
+            suite,
+            np.array(ids, dtype="S"),
+            labels.astype(np.int16),
+            np.array(classes, dtype="U"),
+            duplicate_of=_unknown() if duplicate_of is None else duplicate_of.astype(np.int32),
+        )
         for result in results:
             name = cell_of(result.row).id
+            if len(result.prediction) > len(ids):
+                raise StoreError(
+                    f"{name} is of {len(result.prediction)} images, but there are {len(ids)}: run the cell again"
+                )
             prediction = np.full(len(ids), ABSENT, dtype=np.int16)
             prediction[: len(result.prediction)] = result.prediction
             outcomes.prediction[name] = prediction
@@ -327,6 +632,7 @@ class Outcomes:
                 ids=self.ids,
                 labels=self.labels,
                 classes=self.classes,
+                duplicate_of=self.duplicate_of,
                 cells=np.array(cells, dtype="U"),
                 prediction=np.array(stack, dtype=np.int16).reshape(len(cells), len(self.ids)),
                 block_sum_names=np.array(names, dtype="U"),
@@ -337,33 +643,70 @@ class Outcomes:
 
     @classmethod
     def load(cls, path: Path) -> Outcomes:
-        """Raises:
-        StoreError: the file is not what :meth:`save` writes, or of another schema.
+        """What :meth:`save` wrote, now or under an earlier schema.
+
+        Raises:
+            StoreError: the file is something else, or of a schema that is not known here.
         """
         try:
-            # opened here, because np.load leaves a damaged archive open
-            with path.open("rb") as source, np.load(source, allow_pickle=False) as file:
-                version = int(file["schema_version"])
-                if version != SCHEMA_VERSION:
-                    raise StoreError(
-                        f"{path}: schema {version}, this mae_bench reads {SCHEMA_VERSION}: make the baseline again "
-                        "with --mae-update-baseline, or use the version that wrote it"
-                    )
-                outcomes = cls(str(file["suite"]), file["ids"], file["labels"], file["classes"])
-                cells, names = ([str(name) for name in file[key]] for key in ("cells", "block_sum_names"))
-                prediction, table = file["prediction"], file["block_sums"]
-                images = (len(outcomes.ids),)
-                fitting = outcomes.labels.shape == images and prediction.shape == (len(cells), *images)
-                if not fitting or prediction.dtype != np.int16 or table.shape[:-1] != (len(cells), len(names)):
-                    raise ValueError("its arrays do not fit each other")
-                for i, cell in enumerate(cells):
-                    outcomes.prediction[cell] = prediction[i]
-                    sums = {name: table[i, k][~np.isnan(table[i, k])] for k, name in enumerate(names)}
-                    outcomes.block_sums[cell] = {name: values for name, values in sums.items() if len(values)}
-                return outcomes
+            held = arrays(path)
+            version = int(held["schema_version"])
+            if not 1 <= version <= SCHEMA_VERSION:
+                raise StoreError(
+                    f"{path}: schema {version}, this mae_bench reads 1 to {SCHEMA_VERSION}: use the version that wrote "
+                    "it, or make the baseline again with --mae-update-baseline"
+                )
+            _check_outcomes(held, version)
+            outcomes = cls(str(held["suite"]), held["ids"], held["labels"], held["classes"])
+            if version > 1:
+                outcomes.duplicate_of = held["duplicate_of"]
+            names = held["block_sum_names"].tolist()
+            for cell, prediction, table in zip(
+                held["cells"].tolist(), held["prediction"], held["block_sums"], strict=True
+            ):
+                outcomes.prediction[cell] = prediction
+                sums = {name: values[~np.isnan(values)] for name, values in zip(names, table, strict=True)}
+                outcomes.block_sums[cell] = {name: values for name, values in sums.items() if len(values)}
+            return outcomes
         except StoreError:
             raise
-        except (OSError, EOFError, LookupError, TypeError, ValueError, BadZipFile, zlib.error) as error:
+        except (OSError, LookupError, TypeError, ValueError) as error:
             raise StoreError(
                 f"{path}: not a file of outcomes ({error}); restore it or make the baseline again"
             ) from error
+
+
+def _check_outcomes(held: Mapping[str, np.ndarray], version: int) -> None:
+    """Raises:
+    LookupError: an array is missing.
+    ValueError: one is of another type or shape than :meth:`Outcomes.to_bytes` gives it, or its values are out of range.
+    """
+    images, cells, names = ((len(np.atleast_1d(held[key])),) for key in ("ids", "cells", "block_sum_names"))
+    kinds: dict[str, tuple[str, tuple[int, ...]]] = {
+        "suite": ("U", ()),
+        "ids": ("S", images),
+        "labels": ("int16", images),
+        "classes": ("U", held["classes"].shape[:1]),
+        "cells": ("U", cells),
+        "prediction": ("int16", cells + images),
+        "block_sum_names": ("U", names),
+        "block_sums": ("float32", cells + names + held["block_sums"].shape[2:3]),
+    }
+    if version > 1:
+        kinds["duplicate_of"] = ("int32", images)
+    for name, (kind, shape) in kinds.items():
+        array = held[name]
+        if kind not in (array.dtype.kind, array.dtype.name) or array.shape != shape:
+            raise ValueError(f"its arrays do not fit each other: {name} is {array.dtype}{array.shape}")
+    if held["classes"].ndim != 1 or held["block_sums"].ndim != 3:
+        raise ValueError("its arrays do not fit each other")
+    for name in ("ids", "cells", "block_sum_names"):
+        if len(np.unique(held[name])) != len(held[name]):
+            raise ValueError(f"{name} holds one twice")
+    for name in ("labels", "prediction"):
+        if (held[name] >= len(held["classes"])).any():
+            raise ValueError(f"{name} holds none of its {len(held['classes'])} classes")
+    if (held["labels"] < 0).any():
+        raise ValueError("labels holds none of its classes")
+    if version > 1:
+        check_copies(held["duplicate_of"], *images)

@@ -54,7 +54,7 @@ HELP = [
     ("--help",),
     *(
         (command, "--help")
-        for command in ("models", "suites", "degradations", "claims", "figures", "perf", "selfcheck")
+        for command in ("models", "suites", "degradations", "claims", "figures", "merge", "perf", "selfcheck", "verify")
     ),
     ("train", "--help"),
     *(("train", command, "--help") for command in ("pretrain", "finetune", "probe", "supervised", "cnn", "search")),
@@ -225,6 +225,47 @@ def test_image_beyond_the_suite_cannot_be_shown(tmp_path: Path) -> None:
     result = run("degradations", "--preview", tmp_path / "strip.png", "--position", 10_000)
     assert result.exit_code == 2
     assert "--position 10000: the suite has 10000 images, from 0 on" in result.stderr
+
+
+RUN = Path(__file__).parent / "data" / "schema_1" / "run"
+
+
+def test_runs_are_merged_and_verified(tmp_path: Path) -> None:
+    out = tmp_path / "merged"
+    merged = run("merge", RUN, "--out", out)
+    assert (merged.exit_code, merged.stdout) == (0, f"{out}: 4 cells, 2 representations\n"), merged.stderr
+    again = run("merge", RUN, "--out", out)
+    assert again.exit_code == 2
+    assert again.stderr == f"mae-bench merge: {out}: is not empty; name a new directory, or remove it\n"
+    whole = run("verify", out)
+    assert (whole.exit_code, whole.stdout) == (0, f"{out}: 4 cells, 2 representations, no findings\n")
+    cell = out / "cells" / "vit" / "clean-0.00.json"
+    cell.write_bytes(cell.read_bytes()[:-1])
+    spoilt = run("verify", out)
+    assert spoilt.exit_code == 1
+    findings = spoilt.stdout.splitlines()
+    assert findings[0].startswith(f"{cell}: not a cell that can be read")
+    assert findings[-1] == f"{out}: 3 cells, 2 representations, {len(findings) - 1} findings"
+
+
+def test_folder_that_is_no_run_is_neither_merged_nor_verified(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for arguments in (("verify", folder), ("merge", folder, "--out", tmp_path / "out")):
+        result = run(*arguments)
+        assert result.exit_code == 2
+        assert result.stderr.startswith(f"mae-bench {arguments[0]}: {folder}: ")
+    assert run("merge", "--out", tmp_path / "out").exit_code == 2
+
+
+def test_finding_stays_on_its_line_and_steers_no_terminal(tmp_path: Path) -> None:
+    folder = tmp_path / "run" / "cells" / "v\n\x1b[2J"
+    folder.mkdir(parents=True)
+    (folder / "clean-0.00.json").write_text("{}")
+    result = run("verify", tmp_path / "run")
+    assert result.exit_code == 1
+    assert "\x1b" not in result.stdout
+    assert [line for line in result.stdout.splitlines() if r"v\n\x1b[2J" in line]
 
 
 @pytest.mark.train

@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mae_bench.cells import Cell
-from mae_bench.evaluate import CellResult
 from mae_bench.evidence import Evidence, Training, Trajectories
 from mae_bench.indicators.profile import column
 from mae_bench.representation import Representation
+from mae_bench.rows import CellResult
 from mae_bench.store import RunDirectory, StoreError
 
 VALUES = st.floats(-10, 10, width=32)
