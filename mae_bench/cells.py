@@ -18,7 +18,8 @@ GROUPS = ("noise", "weather", "digital")
 
 MARKS = (*FAMILIES, *GROUPS, "representation")
 
-_LEVEL = re.compile(r"s[1-5]|s[1-4]\.[0-9][0-9]|(0|[1-9][0-9]*)\.[0-9][0-9]")
+_LEVEL = re.compile(r"s[1-5]|s[1-4]\.[0-9][0-9]|(0|[1-9][0-9]{0,12})\.[0-9][0-9]")
+"""With more digits a number would not be the level that is written so: floats have no hundredths there."""
 
 
 @dataclass(frozen=True, order=True)
@@ -46,7 +47,7 @@ class Level:
             ValueError: ``text`` is neither a severity from ``s1`` to ``s5`` nor a number with two decimals.
         """
         if not _LEVEL.fullmatch(text) or (text[0] == "s" and text.endswith(".00")):
-            raise ValueError(f"{text!r} is not a level: write s1 to s5, or a number with two decimals such as 0.50")
+            raise ValueError(f"{text[:80]!r} is not a level: write s1 to s5, or a number with two decimals such as 0.50")
         return cls(float(text[1:]), severity=True) if text[0] == "s" else cls(float(text))
 
 
@@ -82,7 +83,7 @@ class Cell:
         """
         parts = text.rsplit("-", 2)
         if len(parts) != 3 or not all(parts):
-            raise ValueError(f"{text!r} is not the id of a cell: expected model-degradation-level")
+            raise ValueError(f"{text[:80]!r} is not the id of a cell: expected model-degradation-level")
         return cls(parts[0], parts[1], Level.parse(parts[2]))
 
 

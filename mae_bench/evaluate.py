@@ -6,7 +6,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from importlib.metadata import version
@@ -17,16 +17,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mae_bench import memory
 from mae_bench.cells import Cell, Level
 from mae_bench.degradations import Degradation, Setting, degradation
 from mae_bench.degradations.occlusion import dropped_tokens, hidden_tokens
+from mae_bench.duplicates import distinct, duplicate_of, near_duplicates
 from mae_bench.errors import BenchError
-from mae_bench.images import BLOCK, View, cache_folder, decoded
+from mae_bench.images import BLOCK, Decoded, View, cache_folder, decoded
 from mae_bench.indicators import INDICATOR_VERSION, alignment, retention
 from mae_bench.indicators.accuracy import TOP_K, Outcomes, accuracy_sums, outcomes
 from mae_bench.indicators.attention import attention_values
 from mae_bench.indicators.block_sums import BlockSums
 from mae_bench.indicators.calibration import calibration_sums, expected_calibration_error
+from mae_bench.indicators.chance import at_chance
 from mae_bench.indicators.profile import Record, profile
 from mae_bench.machine import libraries, machine
 from mae_bench.models.pool import LoadedModel
@@ -40,7 +43,7 @@ from mae_bench.representation import (
     attention_records,
     separability_records,
 )
-from mae_bench.rows import ResultRow
+from mae_bench.rows import CellResult, ResultRow
 from mae_bench.salience import Salience
 from mae_bench.statistics import auc, wilson
 from mae_bench.suites import LabelMap, Suite
@@ -78,23 +81,6 @@ class Settings:
     suite_view: bool = False
     jackknife: bool = False
     compiles: bool = False
-
-
-@dataclass(frozen=True)
-class CellResult:
-    """A row and what stands behind it.
-
-    ``prediction`` (n,) is the class predicted for each image by position in the suite's classes; an output
-    that stands for none of them is ``-1 - output``. ``indicators`` are the records of
-    :func:`mae_bench.indicators.profile.profile`. ``block_sums`` are sums per block of 256 images of what the row
-    reports. ``reason`` says why a row is ``not_applicable``.
-    """
-
-    row: ResultRow
-    prediction: np.ndarray
-    indicators: list[dict[str, Any]]
-    block_sums: dict[str, list[float]]
-    reason: str | None = None
 
 
 @dataclass(frozen=True)
@@ -180,7 +166,7 @@ class Evaluation:
         self._clean_collector: Collector | None = None
         self._representations: dict[str, Representation] = {}
         self._batch_size = settings.batch_size or (CUDA_BATCH if self.device.type == "cuda" else CPU_BATCH)
-        self._decoded: dict[tuple[str, int], np.ndarray] = {}
+        self._decoded: dict[tuple[str, int], Decoded] = {}
         self._card: Tensor | None = None
         self._attended: Salience | None = None
 
@@ -254,6 +240,38 @@ class Evaluation:
     def not_applicable(self, kind: Degradation) -> str | None:
         """Why the model cannot have cells of a degradation; None where it can."""
         return self.model.taps.token_reason if kind.on_tokens else None
+
+    def decode(self) -> None:
+        """Have the clean images decoded, if they are not yet.
+
+        Raises:
+            ImageError: one cannot be read, or there is no room for them.
+        """
+        self._pixels("clean", Level(0.0), self.images)
+
+    @cached_property
+    def duplicate_of(self) -> np.ndarray:
+        """(images,) for each image of the run the position of the first that is the same to the model: by its file, or
+        by its pixels under the view.
+        """
+        return duplicate_of(self.suite.manifest.ids[: self.images], self._seen.digests[: self.images])
+
+    @property
+    def copies(self) -> list[tuple[int, int]]:
+        """Positions of images that are copies, each with that of the first."""
+        first = self.duplicate_of
+        return [(int(i), int(first[i])) for i in np.flatnonzero(first != np.arange(len(first)))]
+
+    @cached_property
+    def near_duplicates(self) -> list[tuple[int, int]]:
+        """Pairs of images of the run that look the same and yet are not, which is worth a warning."""
+        seen = self._seen
+        return near_duplicates(seen.likeness[: self.images], seen.pixels[: self.images], self.duplicate_of)
+
+    @property
+    def _seen(self) -> Decoded:
+        self.decode()
+        return self._decoded["", self.images]
 
     def shard(self, name: str, level: Level, blocks: range) -> Shard:
         """The given blocks of a degraded cell alone, to be merged with the others before :meth:`result`."""
@@ -351,7 +369,7 @@ class Evaluation:
                     progress=self.progress,
                     order=suite.order,
                 )
-        return self._decoded[key]
+        return self._decoded[key].pixels
 
     @property
     def _own_folder(self) -> Path:
@@ -361,7 +379,7 @@ class Evaluation:
             self._folder = Path(tempfile.mkdtemp(prefix="reference-", dir=self.scratch))
         return self._folder
 
-    def _stored_pixels(self, name: str, level: Level, count: int) -> np.ndarray:
+    def _stored_pixels(self, name: str, level: Level, count: int) -> Decoded:
         """Decoded images as they are stored under a degradation, kept until those of another cell are asked for: all of
         ImageNet-C's would fill 700 GB.
         """
@@ -443,17 +461,15 @@ class Evaluation:
         try:
             collector = self._collector("clean", Level(0.0)) if self.represented else None
             shard = self._pass("clean", Level(0.0), self.blocks, reference, collector)
+            seconds = time.perf_counter() - started
+            clean = self.result("clean", Level(0.0), shard, seconds) if self.model.entry.head else None
+            if collector is not None:
+                self._pass("clean", Level(0.0), self._blocks_beyond, reference, collector)
         except BenchError as error:
             self._failed = str(error)  # every cell needs the clean pass, and it would end the same way
             self.close()
             raise
-        seconds = time.perf_counter() - started
-        self._reference = reference
-        if self.model.entry.head:
-            self._clean = self.result("clean", Level(0.0), shard, seconds)
-        if collector is not None:
-            self._pass("clean", Level(0.0), self._blocks_beyond, reference, collector)
-            self._clean_collector = collector
+        self._clean, self._clean_collector, self._reference = clean, collector, reference
 
     def _collected_clean(self) -> Collector:
         """Clean tokens of the sample."""
@@ -500,6 +516,7 @@ class Evaluation:
             degraded.tokens.clear()
             shutil.rmtree(degraded.folder, ignore_errors=True)
 
+    @memory.named()
     def _pass(self, name: str, level: Level, blocks: range, reference: Reference, collector: Collector | None) -> Shard:
         """Send ``blocks`` through the model: what the cell sums up, and in ``collector`` what its representation needs.
         Blocks beyond those of the run are collected only.
@@ -534,7 +551,7 @@ class Evaluation:
         """Bring what ``passed`` says of each image to the host, and sum it up for the blocks of the run.
 
         Raises:
-            EvaluationError: logits are not finite.
+            EvaluationError: logits or features are not finite.
         """
         known = self._reference is not None
         for number, on_device in passed.items():
@@ -546,7 +563,7 @@ class Evaluation:
                 first = start + int(bad.int().argmax())
                 raise EvaluationError(
                     f"cell {Cell(self.model.entry.name, name, level).id} is invalid: {int(bad.sum())} of "
-                    f"{len(bad)} images in a block have NaN or infinite logits, the first is "
+                    f"{len(bad)} images in a block have NaN or infinite logits or features, the first is "
                     f"{self.suite.manifest.ids[first]}; check the weights and --mae-dtype ({self.settings.dtype})"
                 )
             if number not in self.blocks or not self.model.entry.head or (name == "clean" and known):
@@ -580,11 +597,15 @@ class Evaluation:
             while begin < last:
                 end = min(begin + self.batch_size, last)
                 maps = collector is not None and begin < ATTENTION_IMAGES
-                part = None
-                with suppress(torch.OutOfMemoryError):  # what the pass held is free only once the error is gone
+                part, why = None, ""
+                try:
                     part = self._forward_part(name, level, begin, end, reference, patches, maps)
-                if part is None:
-                    self._halve(end - begin)
+                except (MemoryError, OSError, RuntimeError) as error:
+                    if not memory.ran_out(error):
+                        raise
+                    why = str(error)
+                if part is None:  # only here: what the pass held is free once the error is gone
+                    self._halve(end - begin, why)
                     continue
                 if collector is not None and part[1].attention:
                     taps = self.model.taps
@@ -611,7 +632,9 @@ class Evaluation:
     def _forward_part(
         self, name: str, level: Level, start: int, stop: int, reference: Reference, patches: bool, maps: bool
     ) -> tuple[Tensor, Features, CleanSide | None]:
-        """Logits, features and clean side of the images that one forward pass takes."""
+        """Logits, features and clean side of the images that one forward pass takes; logits are NaN where features are
+        not finite.
+        """
         taps = self.model.taps
         hidden = self._hidden_tokens(name, level, start, stop)
         images = self.degraded(name, level, start, stop)
@@ -619,11 +642,13 @@ class Evaluation:
         dropping = taps.dropping(hidden, kept) if hidden is not None else nullcontext()
         with taps.capture(patches, attention=maps and hidden is None) as features, dropping:
             logits = self.logits(images)
+        # an image whose features are not finite has no outcome, however finite what the network made of them
+        logits = logits.masked_fill(~_finite(features, logits)[:, None], torch.nan)
         side = None if hidden is None else self._side_of_kept(reference, images, hidden, kept, patches)
         return logits, features, side
 
-    def _halve(self, images: int) -> None:
-        """Go on with half of the ``images`` for which memory ran out.
+    def _halve(self, images: int, why: str) -> None:
+        """Go on with half of the ``images`` for which memory ran out; ``why`` is what was said of it.
 
         Raises:
             EvaluationError: it was a single one.
@@ -631,7 +656,7 @@ class Evaluation:
         if images == 1:
             raise EvaluationError(
                 f"model {self.model.entry.name!r}: {self.device} has no memory left for a forward pass of a single "
-                "image; use another device, a smaller model, or --mae-dtype bfloat16"
+                f"image ({why}); use another device, a smaller model, or --mae-dtype bfloat16"
             )
         self._batch_size = images // 2
         if self.device.type == "cuda":
@@ -735,8 +760,10 @@ class Evaluation:
         hits, top5 = int(total["hits"]), int(total["top5"])
         clean = name == "clean"
         clean_hits = hits if clean else round((self.clean.row.top1 or 0.0) * n)
-        low, high = wilson(hits, n)
-        low5, high5 = wilson(top5, n)
+        # copies tell nothing new, so that intervals are those of as many images as there are different ones
+        different = distinct(self.duplicate_of)
+        low, high = _interval(hits, n, different)
+        low5, high5 = _interval(top5, n, different)
         ranked = self.model.outputs > TOP_K
         indicators = self._profile(shard.tokens, shard.heads) + self._foretold(shard, prediction) if not clean else []
         summary = self._summary(indicators)
@@ -745,10 +772,10 @@ class Evaluation:
             **self.identity(name, level),
             family=kind.family,
             condition=Cell(self.model.entry.name, name, level).condition,
-            status="ok" if n == len(self.suite.manifest.ids) else "partial",
+            status="ok" if n == self.suite.expected else "partial",
             n=n,
-            n_expected=len(self.suite.manifest.ids),
-            distinct=n,
+            n_expected=self.suite.expected,
+            distinct=different,
             top1=hits / n,
             top1_low=low,
             top1_high=high,
@@ -775,6 +802,22 @@ class Evaluation:
         )
         return CellResult(row, self._class_of_output[prediction], indicators, self._block_sums(shard))
 
+    def check_chance(self, clean: CellResult) -> None:
+        """Ask of the ``clean`` cell whether the model knows anything of the suite's classes.
+
+        Raises:
+            EvaluationError: it is no better than chance, and images were not chosen because models get them wrong.
+        """
+        outputs = len(self.label_map.outputs) if self.label_map.masked else self.model.outputs
+        why = at_chance(clean.prediction, self.suite.manifest.labels[: self.images], outputs)
+        if why is not None and not self.suite.entry.adversarial:
+            raise EvaluationError(
+                f"model {self.model.entry.name!r}: clean top-1 {100 * (clean.row.top1 or 0.0):.1f} % of "
+                f"{clean.row.n:,} images is no better than chance ({why}): its head is untrained, or the label map or "
+                "the preprocessing is wrong; compare its outputs with the suite's sorted classes, and mean, std and "
+                "input range with those that it was trained with, or register an encoder with head=False"
+            )
+
     def _without_result(self, name: str, level: Level, reason: str) -> CellResult:
         """The cell that the model cannot have."""
         row: dict[str, Any] = {f.name: None for f in fields(ResultRow) if "None" in str(f.type)}
@@ -784,7 +827,7 @@ class Evaluation:
             "condition": Cell(self.model.entry.name, name, level).condition,
             "status": "not_applicable",
             "n": 0,
-            "n_expected": len(self.suite.manifest.ids),
+            "n_expected": self.suite.expected,
             "machine": machine(self.settings.device),
             "libraries": libraries(),
             "seconds": 0.0,
@@ -842,6 +885,22 @@ class Evaluation:
             for name in ("overlap", "clean", "degraded"):
                 result[f"active_{name}"] = heads.per_block(name).sum(axis=(1, 2)).tolist()
         return result
+
+
+def _interval(hits: int, images: int, different: int) -> tuple[float, float]:
+    """Wilson's interval of ``hits`` of ``images`` of which so many are ``different``."""
+    if different == images:
+        return wilson(hits, images)
+    low, high = wilson(round(hits * different / images), different)
+    return min(low, hits / images), max(high, hits / images)
+
+
+def _finite(features: Features, logits: Tensor) -> Tensor:
+    """(B,) whether all ``features`` of an image have a finite length, without which they have no direction either."""
+    finite = torch.ones(len(logits), dtype=torch.bool, device=logits.device)
+    for values in (*features.tokens.values(), *features.heads.values(), *features.attention.values()):
+        finite &= torch.isfinite(torch.linalg.vector_norm(values.flatten(1), dim=1))
+    return finite
 
 
 def _window(features: Features, window: slice) -> Features:

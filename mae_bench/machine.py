@@ -7,6 +7,7 @@ import platform
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 MODEL = (
     "vendor_id",
@@ -30,7 +31,8 @@ def machine(device: str) -> str:
     if device.startswith("cuda"):
         import torch
 
-        return f"{torch.cuda.get_device_name(device)}, cuDNN {torch.backends.cudnn.version()}"
+        cudnn: Any = torch.backends.cudnn
+        return f"{torch.cuda.get_device_name(device)}, cuDNN {cudnn.version()}"
     return processor(Path("/proc/cpuinfo"))
 
 

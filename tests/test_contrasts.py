@@ -32,9 +32,9 @@ from mae_bench.contrasts import (
     slope_over_depth,
     unspread,
 )
-from mae_bench.evaluate import CellResult
 from mae_bench.evidence import Evidence, Training, Trajectories
 from mae_bench.indicators.profile import column
+from mae_bench.rows import CellResult
 from mae_bench.store import Outcomes
 
 IMAGES = 1000

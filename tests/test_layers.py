@@ -14,15 +14,18 @@ PACKAGE = Path(mae_bench.__file__).parent
 
 # Modules and packages by floor; a package stands for all that is in it.
 FLOORS = {
-    0: ("mae_bench", "atomic", "cells", "errors", "markup", "rows", "statistics", "published"),
-    1: ("images", "machine", "randomness", "suites"),
+    0: (
+        "mae_bench", "archives", "atomic", "cached", "cells", "errors", "file_names", "markup", "published",
+        "revision", "rows", "seals", "statistics",
+    ),
+    1: ("duplicates", "images", "labelled_images", "machine", "randomness", "suites"),
     2: ("degradations",),
     3: ("models",),
     4: ("indicators",),
     5: ("evaluate", "reference", "representation", "salience", "training"),
     6: (
-        "baseline", "claims", "comparison", "contrasts", "corruption_error", "evidence", "export", "figures",
-        "leaderboard", "regression", "report", "selfcheck", "store", "trajectories",
+        "baseline", "claims", "comparison", "contrasts", "corruption_error", "evidence", "export", "figures", "history",
+        "leaderboard", "merge", "regression", "report", "selfcheck", "store", "trajectories", "verify",
     ),
     7: ("executors", "plan"),
     8: ("__main__", "cli", "perf", "pytest_plugin"),

@@ -7,34 +7,36 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
 from torch import nn
 
-from mae_bench.cells import Cell
+from mae_bench.cells import Cell, Level
 from mae_bench.errors import BenchError
-from mae_bench.evaluate import CellResult, Evaluation, Progress, Settings
+from mae_bench.evaluate import Evaluation, Progress, Settings
 from mae_bench.images import View, cache_folder, decoded
+from mae_bench.labelled_images import LabelledImages, first_copies
 from mae_bench.machine import machine
 from mae_bench.models import ModelError
 from mae_bench.models.checkpoints import pretrained_encoder
 from mae_bench.models.pool import LoadedModel, Pool
 from mae_bench.models.registry import ModelEntry
 from mae_bench.representation import Representation
-from mae_bench.rows import identity_difference
+from mae_bench.rows import CellResult, identity_difference
 from mae_bench.salience import Salience
-from mae_bench.store import RunDirectory, write_atomically
+from mae_bench.store import RunDirectory, StoreError
 from mae_bench.suites import Suite, SuiteEntry
 
 Build = Callable[[], object]
+Stored = TypeVar("Stored")
 
 
 def resolved_dtype(name: str, device: str) -> str:
@@ -96,8 +98,9 @@ class LocalExecutor:
         self.weights = weights or {}
         self._saliences: dict[View, Salience] = {}
         self._blind = ""
-        self._clean_written = False
+        self._clean_written = self._model_written = False
         self._finished: set[str] = set()
+        self.note = ""
         torch.set_num_threads(settings.threads)
         # float32 shall mean float32, in degradations as in models
         torch.backends.cudnn.allow_tf32 = False
@@ -112,12 +115,8 @@ class LocalExecutor:
         """
         suite = self.entry.load(self.data)
         self.run_directory.write_manifest(self._manifest(suite))
-        images = {
-            "classes": suite.manifest.classes,
-            "ids": suite.manifest.ids,
-            "labels": suite.manifest.labels.tolist(),
-        }
-        write_atomically(self.run_directory.path / "images.json", json.dumps(images).encode())
+        ids, labels, classes = suite.manifest.ids, suite.manifest.labels, suite.manifest.classes
+        self.run_directory.write_images(LabelledImages(list(ids), labels, list(classes), first_copies(ids)))
         return suite
 
     def load(self, entry: ModelEntry, build: Build) -> LoadedModel:
@@ -139,7 +138,7 @@ class LocalExecutor:
         """
         if self._evaluation is None:
             run = self.run_directory
-            self._clean_written = False
+            self._clean_written = self._model_written = False
             model = self.pool.model
             represented = self.represented.get(model.entry.name, ())
             self._evaluation = Evaluation(
@@ -152,8 +151,20 @@ class LocalExecutor:
                 self.progress,
                 self._salience,
             )
-            run.write_model(model)
         return self._evaluation
+
+    def prepare(self) -> None:
+        """Have the clean images decoded for the model held, and write down what it is and which images it cannot tell
+        apart.
+
+        Raises:
+            BenchError: an image cannot be read, or as :attr:`evaluation`.
+        """
+        evaluation = self.evaluation
+        evaluation.decode()
+        if not self._model_written:
+            self.run_directory.write_model(evaluation.model, evaluation.copies, evaluation.near_duplicates)
+            self._model_written = True
 
     def _salience(self, view: View) -> Salience:
         """The suite's reference model with what it has seen under ``view``, which models share; one that cannot be had
@@ -178,42 +189,63 @@ class LocalExecutor:
     def run(self, cell: Cell) -> tuple[CellResult, str]:
         """The finished ``cell`` of the model held, on disk, and a note where a stored one could not be reused.
 
-        The clean cell of the model is written along with the first other one.
+        The clean cell of the model is on disk then too: as an earlier session left it, or written along with the first
+        other one.
         """
-        evaluation = self.evaluation
-        stored = self.run_directory.read_cell(cell) if self.resume or cell.id in self._finished else None
-        note = ""
-        if stored is not None:
-            identity = evaluation.identity(cell.degradation, cell.level)
-            differing = identity_difference(stored.row, identity)
-            if not differing:
-                return stored, ""
-            pairs = ", ".join(f"{name} {identity[name]} here, {getattr(stored.row, name)} stored" for name in differing)
-            note = f"{cell.id} was run again: {pairs}"
+        of_clean = ""
         if not self._clean_written:
-            self.run_directory.write_cell(evaluation.clean)
+            _, of_clean = self._finish(Cell(cell.model, "clean", Level(0.0)))
             self._clean_written = True
-        result = evaluation.run(cell.degradation, cell.level)
-        if result is not evaluation.clean:
-            self.run_directory.write_cell(result)
+        result, note = self._finish(cell)
+        return result, "\n".join(filter(None, (of_clean, note)))
+
+    def _finish(self, cell: Cell) -> tuple[CellResult, str]:
+        """As :meth:`run`, of this one cell."""
+        note = ""
+        if self.resume or cell.id in self._finished:
+            stored, note = self._stored(self.run_directory.read_cell, cell)
+            if stored is not None:
+                wanted = self.evaluation.identity(cell.degradation, cell.level)
+                differing = identity_difference(stored.row, wanted)
+                if not differing:
+                    return stored, ""
+                note = _again(cell, _differences(wanted, asdict(stored.row), differing))
+        result = self.evaluation.run(cell.degradation, cell.level)
+        if result.row.family == "clean":
+            self.evaluation.check_chance(result)
+        self.run_directory.write_cell(result)
         self._finished.add(cell.id)
         return result, note
 
     def represent(self, cell: Cell, with_cell: bool = False) -> Representation:
         """The representation of ``cell`` of the model held, on disk; ``with_cell`` says that the cell itself is of this
-        run too, so that it is run now, and one forward pass feeds both.
+        run too, so that it is run now, and one forward pass feeds both. :attr:`note` says why a stored one could not be
+        reused.
         """
         evaluation = self.evaluation
-        stored = self.run_directory.read_representation(cell) if self.resume else None
-        if stored is not None and stored.identity == evaluation.identity(cell.degradation, cell.level):
-            lacking = self.settings.jackknife and cell.degradation == "clean" and not stored.replicates
-            if not lacking:
-                return stored
+        self.note = ""
+        if self.resume:
+            stored, self.note = self._stored(self.run_directory.read_representation, cell)
+            if stored is not None:
+                wanted = evaluation.identity(cell.degradation, cell.level)
+                differing = [name for name in wanted if stored.identity.get(name) != wanted[name]]
+                lacking = self.settings.jackknife and cell.degradation == "clean" and not stored.replicates
+                if not differing and not lacking:
+                    return stored
+                why = _differences(wanted, stored.identity, differing)
+                self.note = _again(cell, why or "it has no values without each tenth of the images")
         if with_cell:
             self.run(cell)
         representation = evaluation.represent(cell.degradation, cell.level)
         self.run_directory.write_representation(cell, representation)
         return representation
+
+    def _stored(self, read: Callable[[Cell], Stored | None], cell: Cell) -> tuple[Stored | None, str]:
+        """What is on file of ``cell``, or None; a note where that cannot be read."""
+        try:
+            return read(cell), ""
+        except StoreError as error:
+            return None, _again(cell, f"its file is damaged ({error.__cause__ or error})")
 
     def probed(
         self, encoder: nn.Module, *, name: str, per_class: int, kind: Literal["linear", "knn"] = "linear"
@@ -230,7 +262,7 @@ class LocalExecutor:
 
         def images(view: View, _: int) -> tuple[np.ndarray, np.ndarray]:
             count = len(subset.manifest.ids)
-            pixels = decoded(
+            found = decoded(
                 subset.manifest,
                 count,
                 view,
@@ -240,7 +272,7 @@ class LocalExecutor:
                 progress=self.progress,
                 order=subset.order,
             )
-            return pixels, subset.manifest.labels
+            return found.pixels, subset.manifest.labels
 
         return probed(
             name,
@@ -289,9 +321,21 @@ class LocalExecutor:
         }
 
 
+def _again(cell: Cell, why: str) -> str:
+    return f"{cell.id} was run again: {why}"
+
+
+def _differences(wanted: Mapping[str, Any], found: Mapping[str, Any], names: Iterable[str]) -> str:
+    return ", ".join(f"{name} {wanted[name]} here, {found.get(name)} stored" for name in names)
+
+
 def remove_scratch(run: RunDirectory) -> None:
-    """Delete decoded images and clean features of a run that has ended."""
+    """Delete decoded images and clean features of a run that has ended, and what killed processes did not finish to write
+    in its directory.
+    """
     shutil.rmtree(run.scratch, ignore_errors=True)
+    for left in (*run.path.glob(".writable*"), *run.path.rglob(".*.partial")):
+        left.unlink(missing_ok=True)
 
 
 def images_of(run: RunDirectory) -> tuple[list[str], np.ndarray, list[str]] | None:

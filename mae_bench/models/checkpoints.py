@@ -36,6 +36,8 @@ STATE_KEYS = ("model", "state_dict", "model_ema")
 """Where training scripts keep a state dict; the first that is there is read."""
 LISTED = 6
 """Tensors of a kind that an error names."""
+OUTPUTS = 100_000
+"""More than any published set of classes has: a head that claims to have more is not made room for."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ def mae_finetuned(size: str, weights: Sequence[Path] = ()) -> nn.Module:
             no checkpoint, or its tensors are not those of the architecture.
     """
     path, state = _file_of(MAE_FINETUNED, size, weights)
-    classes = len(state["head.weight"]) if "head.weight" in state else 1000
+    classes = outputs(state, ["head.weight"], path) or 1000
     return _mae(MAE_FINETUNED[size], path, state, "avg", classes)
 
 
@@ -104,7 +106,7 @@ def load_checkpoint(model: nn.Module, path: Path) -> nn.Module:
         ModelError: the file is no checkpoint, holds an encoder alone while the model has a classifier, or its tensors
             are not those of the model; they are named.
     """
-    _load(model, state_of(path), path)
+    load_state(model, state_of(path), path)
     return model
 
 
@@ -120,9 +122,9 @@ def pretrained(name: str, *weights: Path) -> nn.Module:
     for path in (path for path in weights if path.name not in PUBLISHED_NAMES):
         state = state_of(path)
         heads = (config.classifier,) if isinstance(config.classifier, str) else config.classifier or ()
-        classes = next((len(state[key]) for head in heads if (key := f"{head}.weight") in state), 1000)
+        classes = outputs(state, [f"{head}.weight" for head in heads], path) or 1000
         model: nn.Module = timm.create_model(name, num_classes=classes)
-        _load(model, state, path)
+        load_state(model, state, path)
         return model.eval()
     if config.num_classes == 0:
         raise ModelError(
@@ -149,20 +151,53 @@ def state_of(path: Path) -> dict[str, Tensor]:
     """The tensors of a checkpoint by name, where possible left on disk until they are read.
 
     Raises:
-        ModelError: there is no such file, it is no checkpoint, or it holds Python objects; none is executed.
+        ModelError: there is no such file, it is no checkpoint or a damaged one, or it holds Python objects; none is
+            executed.
     """
-    if not path.is_file():
-        raise ModelError(f"{path}: there is no such file of weights")
+    _check_exists(path)
     found: object = _safe(path) if path.suffix == ".safetensors" else _unpickled(path)
     if isinstance(found, Mapping):
         found = next((found[key] for key in STATE_KEYS if isinstance(found.get(key), Mapping)), found)
-    if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()):
+    if not isinstance(found, Mapping) or not all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in found.items()
+    ):
         raise ModelError(
             f"{path}: holds no state dict, neither bare nor under {', '.join(STATE_KEYS)}; write one with "
             "torch.save(model.state_dict(), FILE)"
         )
-    whole = all(str(key).startswith("module.") for key in found)
-    return {str(key).removeprefix("module.") if whole else str(key): value for key, value in found.items()}
+    special = [key for key, value in found.items() if not _is_plain(value)]
+    if special:
+        raise ModelError(
+            f"{path}: sparse, quantized or empty of values: {_listed(special)}; write plain tensors, with "
+            "torch.save(model.state_dict(), FILE)"
+        )
+    whole = all(key.startswith("module.") for key in found)
+    return {key.removeprefix("module.") if whole else key: value for key, value in found.items()}
+
+
+def _check_exists(path: Path) -> None:
+    if not path.is_file():
+        raise ModelError(f"{path}: there is no such file of weights")
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether its values lie one beside the other in memory."""
+    return tensor.layout is torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized
+
+
+def outputs(state: Mapping[str, Tensor], heads: Iterable[str], path: Path) -> int | None:
+    """How many classes the first of the tensors called ``heads`` that is in ``state`` is for; None where none is.
+
+    Raises:
+        ModelError: more than :data:`OUTPUTS`.
+    """
+    name = next((name for name in heads if name in state and state[name].ndim), None)
+    if name is None:
+        return None
+    classes = len(state[name])
+    if classes > OUTPUTS:
+        raise ModelError(f"{path}: {name} is for {classes:,} classes, which no model has (at most {OUTPUTS:,})")
+    return classes
 
 
 def _safe(path: Path) -> object:
@@ -174,17 +209,38 @@ def _safe(path: Path) -> object:
 
 def _unpickled(path: Path) -> object:
     try:
+        packed = zipfile.is_zipfile(path)
+        if packed:
+            _check_archive(path)
         # the MAE authors' script keeps its arguments beside the weights; a namespace only holds what it is given
         with torch.serialization.safe_globals([argparse.Namespace]):
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=packed)
     except Exception as error:  # a damaged or hostile file may raise anything
         objects = re.search(r"GLOBAL (\S+)", str(error))
         if objects is None:
             raise ModelError(f"{path}: no checkpoint that torch.save wrote, or it is damaged; get it again") from error
         raise ModelError(
-            f"{path}: holds a Python object ({objects[1]}), which could run code and is never loaded; write the "
+            f"{path}: holds a Python object ({objects[1][:80]}), which could run code and is never loaded; write the "
             "tensors alone, with torch.save(model.state_dict(), FILE)"
         ) from error
+
+
+def _check_archive(path: Path) -> None:
+    """torch.save puts records into an archive as they are, and a checksum of each, which torch.load does not look at.
+
+    Raises:
+        ValueError: records are packed, together larger than the file, or not what their checksums are of.
+    """
+    with zipfile.ZipFile(path) as archive:
+        records = archive.infolist()
+        if any(record.compress_type != zipfile.ZIP_STORED for record in records):
+            raise ValueError("it is packed")
+        if sum(record.file_size for record in records) > path.stat().st_size:
+            raise ValueError("it is larger than its file")
+        # all of them are 0 where torch was told to leave them out
+        damaged = archive.testzip() if any(record.CRC for record in records) else None
+        if damaged is not None:
+            raise ValueError(f"{damaged} is damaged")
 
 
 def _file_of(table: Mapping[str, Checkpoint], size: str, weights: Sequence[Path]) -> tuple[Path, dict[str, Tensor]]:
@@ -194,11 +250,12 @@ def _file_of(table: Mapping[str, Checkpoint], size: str, weights: Sequence[Path]
     checkpoint = table[size]
     named = [path for path in weights if path.name == checkpoint.name]
     if named:
+        _check_exists(named[0])
         check_md5(named[0], checkpoint.md5_prefix, "get it again, or give a file of your own another name")
         return named[0], state_of(named[0])
+    others = {path: state_of(path) for path in weights if path.name not in PUBLISHED_NAMES}
     with torch.device("meta"):
         embedding = timm.create_model(checkpoint.architecture).patch_embed.proj.weight.shape
-    others = {path: state_of(path) for path in weights if path.name not in PUBLISHED_NAMES}
     fitting = [
         (path, state)
         for path, state in others.items()
@@ -219,7 +276,7 @@ def _file_of(table: Mapping[str, Checkpoint], size: str, weights: Sequence[Path]
 def _mae(checkpoint: Checkpoint, path: Path, state: Mapping[str, Tensor], pool: str, classes: int) -> nn.Module:
     with torch.device("meta"):  # nothing to draw, and no second copy of the weights
         model: nn.Module = timm.create_model(checkpoint.architecture, global_pool=pool, num_classes=classes)
-    _load(model, state, path, assign=True)
+    load_state(model, state, path, assign=True)
     model.pretrained_cfg = {  # type: ignore[assignment]
         **PREPROCESSING,
         "architecture": checkpoint.architecture,
@@ -229,9 +286,14 @@ def _mae(checkpoint: Checkpoint, path: Path, state: Mapping[str, Tensor], pool: 
     return model.float().eval()
 
 
-def _load(model: nn.Module, state: Mapping[str, Tensor], path: Path, assign: bool = False) -> None:
-    """Raises:
-    ModelError: the tensors are not those of the model.
+def load_state(model: nn.Module, state: Mapping[str, Tensor], path: Path, assign: bool = False) -> None:
+    """Give ``model`` the tensors of ``state``, which come from the file at ``path``.
+
+    Args:
+        assign: take them as they are instead of copying them, as a model on the meta device needs it.
+
+    Raises:
+        ModelError: the tensors are not those of the model; they are named.
     """
     expected = model.state_dict()
     heads = {id(head) for head in heads_of(model)}
@@ -271,7 +333,7 @@ def _described(tensor: Tensor) -> str:
 
 def _listed(keys: Sequence[str]) -> str:
     more = f" and {len(keys) - LISTED} more" if len(keys) > LISTED else ""
-    return ", ".join(keys[:LISTED]) + more
+    return ", ".join(key[:120] for key in keys[:LISTED]) + more
 
 
 def _config(name: str) -> timm.models.PretrainedCfg:

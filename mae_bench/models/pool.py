@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import gc
+import math
 import sys
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from types import GeneratorType
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mae_bench.models import ModelError
 from mae_bench.models.classifier import Classifier, untrained_head
 from mae_bench.models.registry import ModelEntry
 from mae_bench.models.taps import Taps, taps_of
+
+BATCH_TOLERANCE = 0.05
+"""Share of the largest logit by which the logits of an image may depend on what else is in its batch: more than any
+rounding, and less than what dropout or a mean over the batch changes.
+"""
+LEAST_CHANGE = 1e-3
+"""The same in logits, for a network whose logits are almost zero."""
 
 
 @dataclass
@@ -102,6 +110,12 @@ class Pool:
                 f"model {entry.name!r} has tensors on {', '.join(sorted(map(str, elsewhere)))}, but the run is on "
                 f"{self.device}: leave it on the CPU (it is moved) or choose --mae-device"
             )
+        spoilt = [name for name, value in classifier.module.named_parameters() if not bool(torch.isfinite(value).all())]
+        if spoilt:
+            raise ModelError(
+                f"model {entry.name!r}: {len(spoilt)} of its tensors hold NaN or infinite weights, the first is "
+                f"{spoilt[0]}; load them again, or take an earlier checkpoint of the training"
+            )
         if entry.head and (untrained := untrained_head(classifier)) is not None:
             raise ModelError(
                 f"model {entry.name!r}: {untrained}; load weights that hold one, or register an encoder with head=False"
@@ -109,19 +123,16 @@ class Pool:
         classifier = classifier.to(self.device).eval()
         if self.device.type == "cuda" and is_convolutional(classifier.module):
             classifier = classifier.to(memory_format=torch.channels_last)  # what its kernels for half precision want
-        view = classifier.view
-        example = torch.zeros(2, classifier.channels, view.height, view.width, device=self.device)
+        example = _example(classifier).to(self.device)
         try:
             with torch.inference_mode():
-                logits = classifier(example)
+                logits, alone = classifier(example), classifier(example[:1])
         except Exception as error:
             raise ModelError(
                 f"model {entry.name!r} cannot evaluate images of {tuple(example.shape[1:])}: {error}; "
                 "check input_size in its preprocessing"
             ) from error
-        if not isinstance(logits, torch.Tensor) or logits.ndim != 2 or len(logits) != 2:
-            shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
-            raise ModelError(f"model {entry.name!r} gave logits of shape {shape} for 2 images; expected (2, classes)")
+        self._check_logits(entry.name, logits, alone)
         taps = taps_of(classifier.module, example)
         for piece in taps.untapped() if self.compiles else ():
             piece.forward = torch.compile(piece.forward)
@@ -134,6 +145,31 @@ class Pool:
             parameters=sum(p.numel() for p in classifier.parameters()),
             weights_hash=classifier.weights_hash(),
         )
+
+    def _check_logits(self, name: str, logits: object, alone: object) -> None:
+        """Raises:
+        ModelError: ``logits`` of two images are none, or those of the first are not what it gets ``alone``.
+        """
+        if not isinstance(logits, torch.Tensor) or logits.ndim != 2 or len(logits) != 2 or not logits.shape[1]:
+            shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+            raise ModelError(f"model {name!r} gave logits of shape {shape} for 2 images; expected (2, classes)")
+        if not logits.is_floating_point():
+            raise ModelError(f"model {name!r} gave logits of {logits.dtype}; expected floating-point numbers")
+        if logits.device.type != self.device.type:
+            raise ModelError(f"model {name!r} gave logits on {logits.device}; expected them on {self.device}")
+        if not isinstance(alone, torch.Tensor) or alone.shape != logits[:1].shape:
+            shape = tuple(alone.shape) if isinstance(alone, torch.Tensor) else type(alone).__name__
+            raise ModelError(
+                f"model {name!r} gave logits of shape {shape} for 1 image; expected {tuple(logits[:1].shape)}, as for "
+                "every other number of images"
+            )
+        change = float((logits[:1] - alone).abs().max())
+        if change > LEAST_CHANGE + BATCH_TOLERANCE * float(alone.abs().max()):
+            raise ModelError(
+                f"model {name!r} gives an image other logits in a batch than alone (they differ by {change:.3g}), so "
+                "no row of it could be repeated: switch off what draws at random or normalises over the batch, such "
+                "as functional dropout or batch_norm(training=True)"
+            )
 
     def release(self) -> None:
         """Let the held model go and run its fixture's clean-up.
@@ -163,6 +199,12 @@ class Pool:
             gc.collect()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
+
+
+def _example(classifier: Classifier) -> Tensor:
+    """A black image and one of every brightness, (2, C, H, W) in [0, 1]."""
+    shape = (classifier.channels, classifier.view.height, classifier.view.width)
+    return torch.stack([torch.zeros(shape), torch.linspace(0, 1, math.prod(shape)).reshape(shape)])
 
 
 def is_convolutional(module: nn.Module) -> bool:

@@ -8,7 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from timm.models.resnet import BasicBlock, ResNet
@@ -17,6 +19,7 @@ from torch import nn
 
 from mae_bench.cells import near_name
 from mae_bench.models import ModelError
+from mae_bench.models.checkpoints import load_state, outputs
 from mae_bench.suites import cifar10, fashion_mnist
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -97,23 +100,41 @@ class Card:
 
 
 def cards() -> list[Card]:
-    """The cards of all bundled models, by name."""
-    found = []
-    for path in sorted(WEIGHTS.glob("*.safetensors")):
-        record = json.loads(path.with_suffix(".json").read_text())
-        recipe = record["recipe"]
-        found.append(
-            Card(
-                path.stem,
-                recipe["arm"],
-                recipe["seed"],
-                recipe["architecture"],
-                record["parameters"],
-                record.get("validation_top1"),
-                recipe["summary"],
-            )
-        )
-    return found
+    """The cards of all bundled models, by name.
+
+    Raises:
+        ModelError: one is missing or damaged.
+    """
+    return [_card(path) for path in sorted(WEIGHTS.glob("*.safetensors"))]
+
+
+def _card(weights: Path) -> Card:
+    record = _record(weights)
+    match record:
+        case {
+            "parameters": int(parameters),
+            "recipe": {"arm": str(arm), "seed": int(seed), "architecture": str(architecture), "summary": str(summary)},
+        }:
+            top1 = record.get("validation_top1")
+            if top1 is None or (isinstance(top1, float) and 0 <= top1 <= 1):
+                return Card(weights.stem, arm, seed, architecture, parameters, top1, summary)
+    raise ModelError(f"{weights.with_suffix('.json')} is no record of a bundled model; install mae_bench again")
+
+
+def _record(weights: Path) -> dict[str, Any]:
+    """What is recorded of a bundled model beside its weights.
+
+    Raises:
+        ModelError: it is missing or damaged.
+    """
+    path = weights.with_suffix(".json")
+    if not path.exists():
+        raise ModelError(f"{path} is missing, so {weights.name} cannot be checked; install mae_bench again")
+    try:
+        record = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"{path} cannot be read ({error}); install mae_bench again") from error
+    return record if isinstance(record, dict) else {}
 
 
 def bundled(name: str) -> nn.Module:
@@ -126,10 +147,7 @@ def bundled(name: str) -> nn.Module:
     if not path.exists():
         known = (file.stem for file in WEIGHTS.glob("*.safetensors"))
         raise ModelError(f"unknown bundled model {name!r}: {near_name(name, known)}")
-    record = path.with_suffix(".json")
-    if not record.exists():
-        raise ModelError(f"{record} is missing, so {path.name} cannot be checked; install mae_bench again")
-    recorded = json.loads(record.read_text())["sha256"]
+    recorded = str(_record(path).get("sha256"))
     if (found := digest(path)) != recorded:
         raise ModelError(
             f"{path} hashes to {found[:12]}, its record says {recorded[:12]}: the file was changed; install mae_bench "
@@ -156,14 +174,10 @@ def load_weights(path: Path) -> nn.Module:
         raise ModelError(f"{path}: unknown architecture {metadata.get('architecture')!r}: {hint}")
     architecture = ARCHITECTURES[metadata["architecture"]]
     heads = ("head.weight", "head.bias", "fc.weight", "fc.bias")
-    classes = next((len(state[key]) for key in heads if key in state), 0)
-    model = architecture.build(classes)
-    try:
-        model.load_state_dict(
-            {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
-        )
-    except RuntimeError as error:
-        raise ModelError(f"{path}: does not fit architecture {architecture.name}: {error}") from error
+    with torch.device("meta"):  # nothing to draw, and no room for a head that the file only claims to have
+        model = architecture.build(outputs(state, heads, path) or 0)
+    single = {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
+    load_state(model, single, path, assign=True)
     model.pretrained_cfg = architecture.pretrained_cfg  # type: ignore[assignment]
     return model.eval()
 

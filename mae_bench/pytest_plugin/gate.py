@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,12 +15,22 @@ from mae_bench.pytest_plugin.harness import Harness
 
 if TYPE_CHECKING:
     from mae_bench.comparison import Comparison
+    from mae_bench.labelled_images import LabelledImages
+    from mae_bench.regression import Verdict
     from mae_bench.rows import CellResult
+    from mae_bench.store import RunDirectory
 
 
 def said(report: pytest.TestReport, key: str) -> dict[str, Any]:
     said: dict[str, Any] = next((json.loads(str(value)) for name, value in report.user_properties if name == key), {})
     return said
+
+
+def shown(path: Path) -> str:
+    """``path`` as a terminal may be given it."""
+    from mae_bench.markup import terminal_text
+
+    return terminal_text(str(path))
 
 
 class Gate:
@@ -29,6 +42,7 @@ class Gate:
         self.notes: dict[str, str] = {}
         self.claims: list[str] = []
         self.sections: list[tuple[str, str]] = []
+        self.passed: dict[str, list[pytest.TestReport]] = {}
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.when == "call" and report.passed and (claim := said(report, "mae_claim")):
@@ -40,14 +54,18 @@ class Gate:
             self.notes[told["cell"]] = self.notes.get(told["cell"]) or told["note"]
             if comparison := said(report, "mae_comparison"):
                 self.comparisons[told["cell"]] = comparison
+                if report.passed:
+                    self.passed.setdefault(told["cell"], []).append(report)
 
+    # before those who write down what failed: --lf, junit, the terminal
+    @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         harness = self.harness
         failures = []
         try:
             harness.release_unless(None)
             if harness.began and (harness.run_path / "images.json").exists():
-                failures = self._settle() + self._contradictions()
+                failures = self._settle(session) + self._contradictions()
         except BenchError as error:
             failures = [str(error)]
         self.sections += [("mae_bench: failed", failure) for failure in failures]
@@ -59,31 +77,39 @@ class Gate:
             terminalreporter.section(title)
             terminalreporter.write_line(text)
 
-    def _settle(self) -> list[str]:
+    def pytest_unconfigure(self) -> None:
+        """When workers have ended too, let go of what only a running session needs."""
+        self.harness.end()
+
+    def _settle(self, session: pytest.Session) -> list[str]:
         """Merge the run, write and show its leaderboard, compare; the reasons why the run fails as a whole."""
-        from mae_bench.baseline import in_continuous_integration
         from mae_bench.comparison import Comparison
-        from mae_bench.executors.local import images_of, remove_scratch
+        from mae_bench.history import in_continuous_integration
         from mae_bench.leaderboard import Leaderboard
         from mae_bench.store import Outcomes, RunDirectory, of_one_setting, write_atomically
 
         harness = self.harness
         run = RunDirectory(harness.run_path)
-        remove_scratch(run)
-        images = images_of(run)
+        images = run.images()
         assert images is not None
+        self._tell_how_to_go_on(run)
+        self._tell_of_copies(run, images.ids)
         stored = run.cells()
         run.merge_representations()
         results = of_one_setting(stored, self.notes)
         if not results:
             return []
-        run.merge(*images, results)
+        run.merge(images.ids, images.labels, images.classes, results, images.duplicate_of)
         if len(results) < len(stored):
-            left = f"{len(stored) - len(results)} cells in {run.path} were evaluated with other settings"
+            left = f"{len(stored) - len(results)} cells in {shown(run.path)} were evaluated with other settings"
             self.sections.append(("mae_bench: left out", f"{left} and are in no table below"))
-        board = Leaderboard.of([r.row for r in results], Outcomes.of(harness.suite.name, results, *images))
+        suite = harness.suite.name
+        outcomes = Outcomes.of(suite, results, images.ids, images.labels, images.classes, images.duplicate_of)
+        board = Leaderboard.of([r.row for r in results], outcomes)
         write_atomically(run.path / "leaderboard.md", board.to_markdown().encode())
-        self.sections.append(("mae_bench: leaderboard", f"{board.caption}\n\n{board.to_text()}\n\nResults: {run.path}"))
+        self.sections.append(
+            ("mae_bench: leaderboard", f"{board.caption}\n\n{board.to_text()}\n\nResults: {shown(run.path)}")
+        )
         if notes := [note for note in self.notes.values() if note]:
             self.sections.append(("mae_bench: not resumed", "\n".join(notes)))
         if harness.baseline_path is None:
@@ -97,11 +123,44 @@ class Gate:
             comparison = Comparison()
             for record in self.comparisons.values():
                 comparison.extend(Comparison.from_dict(record))
-            failures = self._compare(comparison, results, images[0])
+            failures = self._compare(comparison, results, images.ids, session)
         if harness.options["update-baseline"]:
-            self.sections.append(("mae_bench: baseline updated", self._update(results, images)))
+            self.sections.append(("mae_bench: baseline updated", self._update(run, results, images)))
             return []
         return failures
+
+    def _tell_of_copies(self, run: RunDirectory, ids: list[str]) -> None:
+        """Warn of images that are the same, or nearly the same, to some model."""
+        models = run.models().values()
+        copies = sorted({tuple(pair) for model in models for pair in model.get("copies", [])})
+        alike = sorted({tuple(pair) for model in models for pair in model.get("alike", [])})
+        for pairs, what in (
+            (copies, "images are copies of others, by file or by pixels, and have no vote of their own"),
+            (alike, "pairs of images look the same and are not; both vote"),
+        ):
+            if pairs:
+                named = "; ".join(f"{ids[one]} and {ids[other]}" for one, other in pairs[:3])
+                self.sections.append(("mae_bench: copies", f"{len(pairs)} {what}, such as {named}"))
+
+    def _tell_how_to_go_on(self, run: RunDirectory) -> None:
+        """Where planned cells have no result, say how many, and the command that gives them one."""
+        unfinished, plan = run.unfinished(), run.plan()
+        if plan is None or not unfinished:
+            return
+        counts = [
+            f"{len(left)} of {len(planned)} {what}"
+            for left, planned, what in (
+                (unfinished.cells, plan.cells, "cells"),
+                (unfinished.representations, plan.representations, "representations"),
+            )
+            if left
+        ]
+        given = list(self.harness.config.invocation_params.args)
+        more = [] if self.harness.options["run"] else ["--mae-run", str(run.path)]
+        more += [] if self.harness.options["resume"] else ["--mae-resume"]
+        command = shlex.join(["pytest", *map(str, given), *more])
+        text = f"{' and '.join(counts)} have no result. What is finished is kept; go on with\n\n    {command}"
+        self.sections.append(("mae_bench: not finished", text))
 
     def _contradictions(self) -> list[str]:
         """How cells of this run contradict claims that a worker decided before another had evaluated the cells."""
@@ -117,46 +176,86 @@ class Gate:
         asked = (contradicted(contrast_named(name), rows, harness.evidence, run, self.notes) for name in self.claims)
         return list(dict.fromkeys(words for words in asked if words is not None))
 
-    def _compare(self, comparison: Comparison, results: list[CellResult], ids: list[str]) -> list[str]:
+    def _compare(
+        self, comparison: Comparison, results: list[CellResult], ids: list[str], session: pytest.Session
+    ) -> list[str]:
+        """Say how the run compares, have the cells fail that only Holm's later steps find, and give the reasons why it
+        fails as a whole.
+        """
         from mae_bench.comparison import Comparison
-        from mae_bench.store import cell_of
+        from mae_bench.store import RunDirectory, cell_of, write_atomically
 
-        baseline, rule = self.harness.baseline, self.harness.rule
+        harness = self.harness
+        baseline, rule = harness.baseline, harness.rule
         assert baseline is not None
         collected = {v.cell for v in comparison.verdicts} | {i.cell for i in comparison.incomparable}
         for result in results:
             if result.row.family == "clean" and cell_of(result.row).id not in collected:
                 comparison.references += Comparison().add(result, ids, baseline, rule).verdicts
-        self.sections.append((f"mae_bench: against {baseline.path}", comparison.to_text(rule)))
-        failures = []
-        if later := comparison.later(rule):
-            failures.append(f"regressions by Holm's later steps: {', '.join(v.cell for v in later)}")
-        if comparison.nothing_comparable:
-            fields = ", ".join(sorted({i.field for i in comparison.incomparable}))
-            failures.append(
-                f"no cell is comparable with {baseline.path}: they differ in {fields}; run as the baseline was, "
-                "name another with --mae-baseline DIR, or none"
-            )
-        if comparison.shifts and self.harness.options["gate-indicators"]:
-            failures.append(f"{len(comparison.shifts)} indicators moved (--mae-gate-indicators)")
-        return failures
+        strict, gated = harness.options["strict"], harness.options["gate-indicators"]
+        run = RunDirectory(harness.run_path)
+        differs = {one.field: [one.here, one.there] for one in comparison.differences}
+        run.write_manifest((run.manifest() or {}) | {"baseline": {"path": str(baseline.path), "differs": differs}})
+        self.sections.append((f"mae_bench: against {shown(baseline.path)}", comparison.to_text(rule)))
+        markdown = comparison.to_markdown(rule, strict, gated)
+        write_atomically(run.path / "comparison.md", markdown.encode())
+        if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
+            self._append(Path(summary), f"## {harness.suite.name} against its baseline\n\n{markdown}\n")
+        if harness.options["update-baseline"]:
+            return []
+        failures = comparison.failures(rule, strict, gated)
+        for one in failures.later:
+            self._fail_later(one, session)
+        if failures.later and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        return failures.reasons
 
-    def _update(self, results: list[CellResult], images: tuple[list[str], Any, list[str]]) -> str:
-        from mae_bench.baseline import Baseline, save, updated
+    def _fail_later(self, verdict: Verdict, session: pytest.Session) -> None:
+        """Report that a test which had passed fails after all, so that --lf, junit and the terminal say so too."""
+        from mae_bench.comparison import failure_text
+
+        terminal: Any = session.config.pluginmanager.getplugin("terminalreporter")
+        for before in self.passed.get(verdict.cell, []):
+            if terminal is not None and before in terminal.stats.get("passed", []):
+                terminal.stats["passed"].remove(before)
+            report = pytest.TestReport(
+                before.nodeid,
+                before.location,
+                before.keywords,
+                "failed",
+                failure_text([verdict], [verdict]),
+                "call",
+                user_properties=before.user_properties,
+            )
+            session.config.hook.pytest_runtest_logreport(report=report)
+
+    def _append(self, path: Path, text: str) -> None:
+        try:
+            with path.open("a") as file:
+                file.write(text)
+        except OSError as error:
+            raise BenchError(f"{path}, which GITHUB_STEP_SUMMARY names, cannot be written to ({error})") from error
+
+    def _update(self, run: RunDirectory, results: list[CellResult], images: LabelledImages) -> str:
+        from mae_bench.baseline import Baseline, change_table, changes, save, updated
+        from mae_bench.history import locked
         from mae_bench.leaderboard import Leaderboard, default_conditions
-        from mae_bench.store import write_atomically
+        from mae_bench.store import write_together
 
         harness = self.harness
-        path = harness.baseline_path
+        path, reason = harness.baseline_path, harness.options["reason"] or ""
         assert path is not None
         full = harness.options["full"]
         expected = {(r.row.model, r.row.family): default_conditions(r.row.family, harness.suite, full) for r in results}
-        replacement, put_in, refused = updated(harness.baseline, path, results, expected, images)
-        save(replacement)
-        baseline = Baseline.load(path, harness.suite.name)  # as anyone will read it, to the digits on disk
-        assert baseline is not None
-        board = Leaderboard.of(baseline.rows.values(), baseline.outcomes)
-        write_atomically(path / "leaderboard.md", board.to_markdown().encode())
-        write_atomically(path / "leaderboard.csv", board.to_csv().encode())
-        lines = [f"written to {path}: {', '.join(put_in)}", *(f"left as it was: {reason}" for reason in refused)]
-        return "\n".join(lines)
+        of_images = (images.ids, images.labels, images.classes, images.duplicate_of)
+        with locked(path):  # another update may have come first
+            before = Baseline.load(path, harness.suite.name)
+            replacement, put_in, refused = updated(before, path, results, expected, of_images)
+            save(replacement, put_in, reason, run.run_id, harness.root(harness.config), run.path)
+            after = Baseline.load(path, harness.suite.name)  # as anyone will read it, to the digits on disk
+            assert after is not None
+            board = Leaderboard.of(after.rows.values(), after.outcomes)
+            pages = {"leaderboard.md": board.to_markdown(), "leaderboard.csv": board.to_csv()}
+            write_together({path / name: page.encode() for name, page in pages.items()})
+        lines = [f"written to {shown(path)}: {', '.join(put_in)}", *(f"left as it was: {reason}" for reason in refused)]
+        return "\n\n".join(["\n".join(lines), change_table(changes(before, after))])

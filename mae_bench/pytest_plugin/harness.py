@@ -77,17 +77,7 @@ class Harness:
         else:
             stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
             run_path = options["run"] or cls.root(config) / "results" / "runs" / f"{stamp}-{secrets.token_hex(2)}"
-        harness = cls(config, suite, options, run_path)
-        if options["update-baseline"]:
-            from mae_bench.baseline import in_continuous_integration
-
-            if in_continuous_integration():
-                raise pytest.UsageError(
-                    "--mae-update-baseline is refused where CI is set: a gate must not move its own mark"
-                )
-            if options["baseline"] == "none":
-                raise pytest.UsageError("--mae-update-baseline needs a baseline directory, not --mae-baseline none")
-        return harness
+        return cls(config, suite, options, run_path)
 
     @staticmethod
     def root(config: pytest.Config) -> Path:
@@ -219,10 +209,20 @@ class Harness:
 
     @cached_property
     def run_directory(self) -> RunDirectory:
+        """The directory of this run, held against other sessions, with what is to be finished in it."""
         from mae_bench.store import RunDirectory
 
         is_worker = hasattr(self.config, "workerinput")
-        return RunDirectory.create(self.run_path, resume=self.options["resume"] or is_worker)
+        run = RunDirectory.create(self.run_path, resume=self.options["resume"] or is_worker)
+        if not is_worker:
+            run.hold()
+        return run
+
+    @cached_property
+    def plan(self) -> None:
+        """Written when it is first asked for: what this session set out to finish."""
+        represented = [f"{model}-{condition}" for model, each in self.represented.items() for condition in each]
+        self.run_directory.write_plan(self.collected, represented)
 
     @cached_property
     def executor(self) -> LocalExecutor:
@@ -266,16 +266,18 @@ class Harness:
         try:
             self.suite.check(self.options["data"])
             _ = self.weights
-            path = self.run_path
-            if path.is_dir() and any(path.iterdir()) and not self.options["resume"]:
-                raise BenchError(
-                    f"run directory {path} is not empty: add --mae-resume to go on with it, or name another"
-                )
-            from mae_bench.baseline import in_continuous_integration
+            from mae_bench.history import check_may_update, in_continuous_integration
 
-            missing = self.baseline_path is not None and self.baseline is None
-            if missing and in_continuous_integration() and not self.options["update-baseline"]:
+            if self.options["update-baseline"]:
+                reason = self.options["reason"] or ""
+                check_may_update(self.baseline_path, reason, self.root(self.config), self.run_path)
+            elif self.baseline_path is not None and self.baseline is None and in_continuous_integration():
                 raise BenchError(f"{self.how_to_make_a_baseline()}; --mae-baseline none runs without one")
+            if self.baseline_path is not None and self.run_path.resolve() == self.baseline_path.resolve():
+                raise BenchError(
+                    f"--mae-run {self.run_path} is the baseline, whose files a run would write over: name another"
+                )
+            _ = self.run_directory
         except BenchError as error:
             raise pytest.UsageError(str(error)) from error
         self.began = True
@@ -283,7 +285,7 @@ class Harness:
     def how_to_make_a_baseline(self) -> str:
         return (
             f"there is no baseline in {self.baseline_path}: make one with --mae-limit 0 --mae-update-baseline "
-            "and commit it"
+            "--mae-reason TEXT and commit it"
         )
 
     def load(self, name: str, request: pytest.FixtureRequest) -> None:
@@ -303,6 +305,14 @@ class Harness:
         else:
             self.registry.get(name)
             request.getfixturevalue(name)  # the fixture loads itself, so that pytest resolves what it asks for
+
+    def end(self) -> None:
+        """Let go of what only a running session needs: its scratch, and its hold on the run directory."""
+        if "run_directory" in vars(self) and not hasattr(self.config, "workerinput"):
+            from mae_bench.executors.local import remove_scratch
+
+            remove_scratch(self.run_directory)
+            self.run_directory.release()
 
     def deadline(self, cell: Cell) -> AbstractContextManager[None]:
         """Ends what ``cell`` does after ``--mae-cell-timeout`` seconds: it, or where nothing else helps this process,

@@ -41,20 +41,20 @@ class BoundCell:
         self._images()
         try:
             self._harness.load(self.cell.model, self._request)
-            self._harness.executor.evaluation.decode()  # takes as long as it takes
+            self._harness.executor.prepare()  # takes as long as it takes
             with self._harness.deadline(self.cell):
                 result, note = self._harness.executor.run(self.cell)
-        except ImageError as error:
-            self._end(error)
         except BenchError as error:
-            fail(error)
+            self._fail(error)
         self._say("mae_cell", {"cell": self.cell.id, "top1": result.row.top1, "note": note})
         if result.row.status == "not_applicable":
             pytest.skip(f"not applicable: {result.reason}")
         return result
 
     def check(self) -> None:
-        """Run the cell and judge it against the baseline; a regression fails the test with its table."""
+        """Run the cell and judge it against the baseline; a regression, or a difference where there can be none, fails
+        the test with its table.
+        """
         harness = self._harness
         ids = self._images()
         try:
@@ -66,22 +66,30 @@ class BoundCell:
         result = self.run()
         if harness.baseline is None:
             return
-        from mae_bench.comparison import Comparison, verdict_table
+        from mae_bench.comparison import Comparison, failure_text
 
-        comparison = Comparison().add(result, ids, harness.baseline, harness.rule)
+        duplicate_of = harness.executor.evaluation.duplicate_of
+        comparison = Comparison().add(result, ids, harness.baseline, harness.rule, duplicate_of)
         self._say("mae_comparison", comparison.to_dict())
-        failing = ("regression", "inconclusive") if harness.options["strict"] else ("regression",)
-        failed = [verdict for verdict in comparison.verdicts if verdict.judgement in failing]
+        failed = comparison.failures(harness.rule, harness.options["strict"]).cells
         if failed and not harness.options["update-baseline"]:
-            pytest.fail(verdict_table(failed), pytrace=False)
+            pytest.fail(failure_text(failed), pytrace=False)
 
     def _images(self) -> tuple[str, ...]:
         """Ids of the suite's images, once there is a place for results."""
         try:
-            _ = self._harness.run_directory
+            _ = self._harness.plan
             return self._harness.executor.suite.manifest.ids
         except BenchError as error:
             self._end(error)
+
+    def _fail(self, error: BenchError) -> NoReturn:
+        """Fail the test, and where an image cannot be read or the disk not be written to, end the run."""
+        from mae_bench.store import StoreError
+
+        if isinstance(error, ImageError) or (isinstance(error, StoreError) and isinstance(error.__cause__, OSError)):
+            self._end(error)
+        fail(error)
 
     def _end(self, error: BenchError) -> NoReturn:
         """Fail the test and end the run, since every other cell would fail alike."""
@@ -103,15 +111,13 @@ class BoundRepresentation(BoundCell):
         try:
             harness.load(self.cell.model, self._request)
             executor = harness.executor
-            executor.evaluation.decode()
+            executor.prepare()
             with harness.deadline(self.cell):
                 representation = executor.represent(self.cell, self.cell.id in harness.collected)
             kind = degradation(self.cell.degradation, self.cell.level.severity)
             reason = executor.evaluation.not_applicable(kind)
-        except ImageError as error:
-            self._end(error)
         except BenchError as error:
-            fail(error)
+            self._fail(error)
         self._say("mae_representation", {"cell": self.cell.id})
         if reason is not None:
             pytest.skip(f"not applicable: {reason}")

@@ -38,7 +38,9 @@ class SuiteEntry:
     channel. ``stored`` are families whose degraded images are read from disk as they were published; a suite that
     has some has no others. ``salience`` names the reference model (timm's name) by whose attention the ``salient``
     patches of its images are told. ``synsets`` names the published list that an ImageNet suite has its classes from,
-    ``module`` beside this one reads it (by default that of its name).
+    ``module`` beside this one reads it (by default that of its name). ``images`` is how many were published (0 where
+    they are a user's own), ``adversarial`` says that they were chosen because models get them wrong, so that a good one
+    may be right less often than chance.
     """
 
     name: str
@@ -52,6 +54,8 @@ class SuiteEntry:
     salience: str | None = None
     synsets: str = ""
     module: str = ""
+    images: int = 0
+    adversarial: bool = False
 
     def check(self, data: Path | None) -> None:
         """Look at ``data`` as far as that is cheap.
@@ -141,6 +145,11 @@ class Suite:
     def manifest_hash(self) -> str:
         return self.manifest.hash
 
+    @property
+    def expected(self) -> int:
+        """How many images a complete run is of: all that were published, whether or not they are on the disk."""
+        return max(self.entry.images, len(self.manifest.ids))
+
     def view(self, model_view: View) -> View:
         """How a model that sees images under ``model_view`` sees those of the suite. Stored ImageNet images were
         published under the suite's own view, so there the clean ones are brought to it as well, and both then to the
@@ -208,45 +217,48 @@ SUITES: dict[str, SuiteEntry] = {
     entry.name: entry
     for entry in (
         SuiteEntry(
-            "fashion_mnist", 28, 1024, True, "10,000 bundled Fashion-MNIST test images, 28 px, greyscale", grey=True
+            "fashion_mnist", 28, 1024, True, "10,000 bundled Fashion-MNIST test images, 28 px, greyscale", grey=True,
+            images=10_000,
         ),
-        SuiteEntry("cifar10", 32, 1024, False, "10,000 CIFAR-10 test images, 32 px, colour, below --mae-data"),
+        SuiteEntry(
+            "cifar10", 32, 1024, False, "10,000 CIFAR-10 test images, 32 px, colour, below --mae-data", images=10_000
+        ),
         SuiteEntry("imagefolder", 224, 0, False, "one folder of images per class, below --mae-data", 0.875),
         SuiteEntry(
             "imagenet", 224, 0, False, "50,000 validation images of ImageNet-1k in any usual layout, below --mae-data",
-            0.875, salience="vit_small_patch16_224.dino", synsets="imagenet",
+            0.875, salience="vit_small_patch16_224.dino", synsets="imagenet", images=50_000,
         ),
         SuiteEntry(
             "imagenet_v2", 224, 0, False, "ImageNet-V2: 10,000 images gathered anew, below --mae-data",
-            0.875, synsets="imagenet", module="imagenet",
+            0.875, synsets="imagenet", module="imagenet", images=10_000,
         ),
         SuiteEntry(
             "imagenet_a", 224, 0, False, "ImageNet-A: 7,500 adversarial photographs of 200 classes, below --mae-data",
-            0.875, synsets="imagenet_a", module="imagenet",
+            0.875, synsets="imagenet_a", module="imagenet", images=7_500, adversarial=True,
         ),
         SuiteEntry(
             "imagenet_r", 224, 0, False, "ImageNet-R: 30,000 renditions of 200 classes, below --mae-data",
-            0.875, synsets="imagenet_r", module="imagenet",
+            0.875, synsets="imagenet_r", module="imagenet", images=30_000,
         ),
         SuiteEntry(
             "imagenet_sketch", 224, 0, False, "ImageNet-Sketch: sketches of the 1,000 classes, below --mae-data",
-            0.875, synsets="imagenet", module="imagenet",
+            0.875, synsets="imagenet", module="imagenet", images=50_889,
         ),
         SuiteEntry(
             "imagenet_c", 224, 0, False, "ImageNet-C as published: 15 and 4 corruptions, below --mae-data",
-            0.875, stored=C, synsets="imagenet",
+            0.875, stored=C, synsets="imagenet", images=50_000,
         ),
         SuiteEntry(
             "imagenet_c_bar", 224, 0, False, "ImageNet-C-bar as published: 10 corruptions, below --mae-data",
-            0.875, stored=("cbar",), synsets="imagenet", module="imagenet_c",
+            0.875, stored=("cbar",), synsets="imagenet", module="imagenet_c", images=50_000,
         ),
         SuiteEntry(
             "cifar10_c", 32, 0, False, "CIFAR-10-C as published: 15 and 4 corruptions, below --mae-data",
-            stored=C, module="cifar_c",
+            stored=C, module="cifar_c", images=10_000,
         ),
         SuiteEntry(
             "cifar100_c", 32, 0, False, "CIFAR-100-C as published: 15 and 4 corruptions, below --mae-data",
-            stored=C, module="cifar_c",
+            stored=C, module="cifar_c", images=10_000,
         ),
     )
 }  # fmt: skip

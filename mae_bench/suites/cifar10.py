@@ -1,21 +1,19 @@
-"""CIFAR-10 (Krizhevsky 2009): 32x32 colour images of ten classes, as torchvision leaves them or in class folders.
+"""CIFAR-10 (Krizhevsky 2009): 32x32 colour images of ten classes, in the published batches or in class folders.
 
 Nothing is downloaded here; whoever wants the images gets them with torchvision once.
 """
 
 from __future__ import annotations
 
-import io
-import pickle
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from mae_bench.images import content_hash, decode, stratified
 from mae_bench.suites import Suite, SuiteEntry, SuiteError
+from mae_bench.suites.batches import batch_file, read_batches
 from mae_bench.suites.imagefolder import class_folders, image_files
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -23,26 +21,10 @@ MEAN = (0.4914, 0.4822, 0.4465)
 """Mean pixel of the training images, in [0, 1]."""
 STD = (0.2470, 0.2435, 0.2616)
 """Standard deviation of the training pixels, in [0, 1]."""
-BATCHES = "cifar-10-batches-py"
+BATCHES = ("cifar-10-batches-py", "cifar-10-batches-bin")
+"""Folders of the python version, which torchvision gets, and of the binary one."""
 TRAINING = tuple(f"data_batch_{i}" for i in range(1, 6))
 TEST = ("test_batch",)
-_ALLOWED = {
-    ("numpy", "ndarray"),
-    ("numpy", "dtype"),
-    ("numpy.core.multiarray", "_reconstruct"),
-    ("numpy._core.multiarray", "_reconstruct"),
-    ("_codecs", "encode"),
-}
-"""What a pickled array of bytes is made of, and no more."""
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    """Rebuilds dictionaries of arrays; whatever else a file asks for is refused before it is looked up."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _ALLOWED:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is no part of an array")
-        return super().find_class(module, name)
 
 
 def training_images(folder: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -52,8 +34,8 @@ def training_images(folder: Path) -> tuple[np.ndarray, np.ndarray]:
         FileNotFoundError: ``folder`` holds them in neither layout; the message says how to get them.
         SuiteError: a file is not what was published.
     """
-    if (batches := _batches(folder)) is not None:
-        return read_batches([batches / name for name in TRAINING])
+    if batches := _batches(folder, TRAINING):
+        return read_batches(batches)
     if not (folder / "train").is_dir():
         raise FileNotFoundError(f"{folder} holds no CIFAR-10: {_how(folder, 'train')}, or name the folder with --data")
     images, labels = [], []
@@ -67,7 +49,7 @@ def check(entry: SuiteEntry, data: Path) -> None:  # noqa: ARG001 - every suite 
     """Raises:
     SuiteError: the test images are in neither layout below ``data``.
     """
-    if _batches(data) is None and not (data / "test").is_dir():
+    if not _batches(data, TEST) and not (data / "test").is_dir():
         raise SuiteError(f"--mae-data {data}: holds no CIFAR-10: {_how(data, 'test')}")
 
 
@@ -79,8 +61,8 @@ def load(entry: SuiteEntry, data: Path) -> Suite:
         SuiteError: a file, or a class, is missing or is not what was published.
         ImageError: an image file cannot be read.
     """
-    if (batches := _batches(data)) is not None:
-        images, labels = read_batches([batches / name for name in TEST])
+    if batches := _batches(data, TEST):
+        images, labels = read_batches(batches)
         pixels = np.ascontiguousarray(images.transpose(0, 2, 3, 1))
         order, manifest = stratified([content_hash(p.tobytes()) for p in pixels], labels.tolist(), CLASSES)
         return Suite(entry, manifest, MEAN, lambda position: Image.fromarray(pixels[order[position]]))
@@ -90,40 +72,17 @@ def load(entry: SuiteEntry, data: Path) -> Suite:
     return Suite(entry, manifest, MEAN, lambda position: _checked(found[order[position]][1]))
 
 
-def _batches(data: Path) -> Path | None:
-    """The folder of torchvision's files at or below ``data``."""
-    return next((folder for folder in (data / BATCHES, data) if (folder / TEST[0]).is_file()), None)
+def _batches(data: Path, names: Sequence[str]) -> list[Path]:
+    """The files of some batches, beside those of the test images at or below ``data``; none where these are not."""
+    test = batch_file((*(data / folder for folder in BATCHES), data), TEST[0])
+    return [] if test is None else [test.with_name(f"{name}{test.suffix}") for name in names]
 
 
 def _how(data: Path, part: str) -> str:
     return (
-        f'expected {data / BATCHES} or {data / part}/<class>/<image files>; python -c "import torchvision; '
+        f'expected {data / BATCHES[0]} or {data / part}/<class>/<image files>; python -c "import torchvision; '
         f"torchvision.datasets.CIFAR10('{data}', download=True)\" gets the first"
     )
-
-
-def read_batches(
-    paths: Sequence[Path], dataset: str = "CIFAR-10", key: bytes = b"labels", classes: int = len(CLASSES)
-) -> tuple[np.ndarray, np.ndarray]:
-    """Images (N, 3, 32, 32) uint8 and labels (N,) int64, which are called ``key``, in batches of a CIFAR ``dataset``.
-
-    Raises:
-        SuiteError: a file is not what was published.
-    """
-    images, labels = [], []
-    for path in paths:
-        try:
-            batch = _ArrayUnpickler(io.BytesIO(path.read_bytes()), encoding="bytes").load()
-            data, own = np.asarray(batch[b"data"]), np.asarray(batch[key], dtype=np.int64)
-            if data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != 3072 or own.shape != data.shape[:1]:
-                raise ValueError(f"holds {data.dtype} of shape {data.shape} and {own.shape} labels")
-            if len(own) and not 0 <= own.min() <= own.max() < classes:
-                raise ValueError(f"has labels from {own.min()} to {own.max()}")
-        except (OSError, EOFError, pickle.UnpicklingError, LookupError, TypeError, ValueError, AttributeError) as error:
-            raise SuiteError(f"{path}: not a batch of {dataset} ({error}); get it again from its source") from error
-        images.append(data.reshape(-1, 3, 32, 32))
-        labels.append(own)
-    return np.concatenate(images), np.concatenate(labels)
 
 
 def _files(folder: Path) -> list[tuple[int, Path]]:

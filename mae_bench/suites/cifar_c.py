@@ -12,7 +12,7 @@ from PIL import Image
 
 from mae_bench.images import content_hash, stratified
 from mae_bench.suites import StoredImages, Suite, SuiteEntry, SuiteError, cifar10
-from mae_bench.suites.cifar10 import read_batches
+from mae_bench.suites.batches import batch_file, read_batches
 
 SEVERITIES = 5
 SIDE = 32
@@ -20,25 +20,28 @@ SIDE = 32
 
 @dataclass(frozen=True)
 class Cifar:
-    """A CIFAR data set: how it is called, which file has its test images, below which folder, and how their labels are
-    called there; its classes, and the mean pixel of the training images in [0, 1].
+    """A CIFAR data set: how it is called, which file has its test images, below which of ``folders``, how their labels
+    are called there, and how many ``coarse`` ones come before them; its classes, and the mean pixel of the training
+    images in [0, 1].
     """
 
     name: str
-    folder: str
+    folders: tuple[str, ...]
     test: str
-    labels: bytes
+    labels: str
+    coarse: int
     classes: tuple[str, ...]
     mean: tuple[float, ...]
 
 
 CIFARS = {
-    "cifar10_c": Cifar("CIFAR-10", cifar10.BATCHES, cifar10.TEST[0], b"labels", cifar10.CLASSES, cifar10.MEAN),
+    "cifar10_c": Cifar("CIFAR-10", cifar10.BATCHES, cifar10.TEST[0], "labels", 0, cifar10.CLASSES, cifar10.MEAN),
     "cifar100_c": Cifar(
         "CIFAR-100",
-        "cifar-100-python",
+        ("cifar-100-python", "cifar-100-binary"),
         "test",
-        b"fine_labels",
+        "fine_labels",
+        1,
         (
             "apple", "aquarium_fish", "baby", "bear", "beaver", "bed", "bee", "beetle", "bicycle", "bottle", "bowl",
             "boy", "bridge", "bus", "butterfly", "camel", "can", "castle", "caterpillar", "cattle", "chair",
@@ -67,7 +70,7 @@ def check(entry: SuiteEntry, data: Path) -> None:
         dataset = cifar.name.replace("-", "")
         raise SuiteError(
             f"--mae-data {data}: the clean test images are needed beside the corrupted ones, in "
-            f'{data / cifar.folder}; python -c "import torchvision; '
+            f'{data / cifar.folders[0]}; python -c "import torchvision; '
             f"torchvision.datasets.{dataset}('{data}', download=True)\" gets them"
         )
     if not (data / "labels.npy").is_file():
@@ -85,7 +88,7 @@ def load(entry: SuiteEntry, data: Path) -> Suite:
     cifar = CIFARS[entry.name]
     test = _test(cifar, data)
     assert test is not None
-    images, labels = read_batches([test], cifar.name, cifar.labels, len(cifar.classes))
+    images, labels = read_batches([test], cifar.name, cifar.labels, len(cifar.classes), cifar.coarse)
     _check_labels(data / "labels.npy", labels, test)
     pixels = np.ascontiguousarray(images.transpose(0, 2, 3, 1))
     order, manifest = stratified([content_hash(p.tobytes()) for p in pixels], labels.tolist(), cifar.classes)
@@ -102,7 +105,7 @@ def load(entry: SuiteEntry, data: Path) -> Suite:
 
 def _test(cifar: Cifar, data: Path) -> Path | None:
     """The file of the clean test images at or below ``data``."""
-    return next((file for folder in (data / cifar.folder, data) if (file := folder / cifar.test).is_file()), None)
+    return batch_file((*(data / folder for folder in cifar.folders), data), cifar.test)
 
 
 def _check_labels(path: Path, labels: np.ndarray, test: Path) -> None:
@@ -122,7 +125,7 @@ def _array(path: Path, shape: tuple[int, ...]) -> np.ndarray:
         found = np.lib.format.open_memmap(path, mode="r")
     except FileNotFoundError as error:
         raise SuiteError(f"{path}: no such file; unpack it beside the others") from error
-    except (OSError, ValueError) as error:
+    except Exception as error:  # a header is evaluated, and a damaged one ends in whatever that stumbles over
         raise SuiteError(f"{path}: not an array in NumPy's format ({error}); get it again from its source") from error
     kind = np.uint8 if len(shape) > 1 else np.integer
     if found.shape != shape or not np.issubdtype(found.dtype, kind):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from mae_bench.suites import SuiteError
+from mae_bench.suites.matlab import structures
 from mae_bench.suites.synsets import published_synsets
 
 IMAGES = 50_000
@@ -38,7 +40,7 @@ def _kaggle(path: Path) -> dict[str, str]:
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
     try:
-        return _checked(path, {row["ImageId"]: row["PredictionString"].split()[0] for row in rows})
+        return _checked(path, _single(path, [(row["ImageId"], row["PredictionString"].split()[0]) for row in rows]))
     except (KeyError, AttributeError, IndexError) as error:
         raise _damaged(path, "expected the columns ImageId and PredictionString") from error
 
@@ -51,13 +53,14 @@ def _synset_list(path: Path) -> dict[str, str]:
 def _caffe(path: Path) -> dict[str, str]:
     """Name of an image and position of its class among the sorted synsets, from 0."""
     classes = published_synsets("imagenet")
-    found = {}
+    numbers = {str(position): synset for position, synset in enumerate(classes)}
+    found = []
     for line in filter(str.strip, path.read_text().splitlines()):
         name, _, position = line.strip().rpartition(" ")
-        if not (position.isascii() and position.isdigit()) or int(position) >= len(classes):
-            raise _damaged(path, f"line {line!r} does not end in a class from 0 to {len(classes) - 1}")
-        found[Path(name.strip()).stem] = classes[int(position)]
-    return found
+        if position not in numbers:
+            raise _damaged(path, f"line {line[:80]!r} does not end in a class from 0 to {len(classes) - 1}")
+        found.append((Path(name.strip()).stem, numbers[position]))
+    return _single(path, found)
 
 
 def _devkit(path: Path) -> dict[str, str]:
@@ -72,17 +75,15 @@ def _devkit(path: Path) -> dict[str, str]:
     numbers = path.read_text().split()
     unknown = [number for number in numbers if number not in synset_of]
     if unknown:
-        raise _damaged(path, f"{unknown[0]!r} is no ILSVRC2012 id of {meta}")
+        raise _damaged(path, f"{unknown[0][:80]!r} is no ILSVRC2012 id of {meta}")
     return _numbered(path, [synset_of[number] for number in numbers])
 
 
 def _ids(meta: Path) -> dict[str, str]:
-    from scipy.io import loadmat
-
     try:
-        table = loadmat(meta, squeeze_me=True, variable_names=["synsets"])["synsets"]
-        pairs = {str(int(row["ILSVRC2012_ID"])): str(row["WNID"]) for row in table}
-    except Exception as error:  # the parser ends in whatever a damaged file makes it stumble over
+        table = structures(meta.read_bytes(), "synsets", ("ILSVRC2012_ID", "WNID"))
+        pairs = {str(int(number)): str(synset) for number, synset in table}
+    except (OSError, ArithmeticError, ValueError) as error:
         raise _damaged(meta, f"not the development kit's table of synsets ({error})") from error
     # ids beyond the thousand are of synsets above the classes
     classes = {number: synset for number, synset in pairs.items() if int(number) <= len(published_synsets("imagenet"))}
@@ -100,6 +101,15 @@ FILES: dict[str, Callable[[Path], dict[str, str]]] = {
 """What is read, in this order, by name of file."""
 
 
+def _single(path: Path, pairs: list[tuple[str, str]]) -> dict[str, str]:
+    """Class by name of image, each once."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
+        raise _damaged(path, f"{twice[:80]!r} is in it twice")
+    return found
+
+
 def _numbered(path: Path, values: list[str]) -> dict[str, str]:
     if len(values) != IMAGES:
         raise _damaged(path, f"holds {len(values)} lines, not one for each of {IMAGES} images")
@@ -109,7 +119,7 @@ def _numbered(path: Path, values: list[str]) -> dict[str, str]:
 def _checked(path: Path, labels: dict[str, str]) -> dict[str, str]:
     unknown = sorted(set(labels.values()) - set(published_synsets("imagenet")))
     if unknown:
-        raise _damaged(path, f"{unknown[0]!r} is no synset of ImageNet-1k")
+        raise _damaged(path, f"{unknown[0][:80]!r} is no synset of ImageNet-1k")
     return labels
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from mae_bench.images import content_hash, decode, stratified
+from mae_bench.images import ImageError, content_hash, decode, stratified
 from mae_bench.suites import Suite, SuiteEntry, SuiteError
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -47,15 +47,28 @@ def image_files(folder: Path) -> list[Path]:
 
 
 def check(entry: SuiteEntry, data: Path) -> None:  # noqa: ARG001 - every suite is checked alike
-    for folder in class_folders(data):
+    """Raises:
+    SuiteError: missing or empty folders, or numbered ones whose names sort otherwise than their numbers.
+    """
+    folders = class_folders(data)
+    for folder in folders:
         image_files(folder)
+    names = [folder.name for folder in folders]
+    if all(name.isascii() and name.isdigit() for name in names):
+        for by_name, by_number in zip(names, sorted(names, key=int), strict=True):
+            if by_name != by_number:
+                raise SuiteError(
+                    f"--mae-data {data}: class folders are numbered, and sorted by name {by_name} stands where the "
+                    f"number {by_number} would, so it is not clear which is which output of a model; name them so that "
+                    "their sorted names are in the order of its outputs (00, 01, ...)"
+                )
 
 
 def load(entry: SuiteEntry, data: Path) -> Suite:
     """All images below ``data``; content hashes are those of the files' bytes.
 
     Raises:
-        SuiteError: missing or empty folders.
+        SuiteError: as :func:`check`.
         ImageError: a file that cannot be read.
     """
     folders = class_folders(data)
@@ -64,10 +77,29 @@ def load(entry: SuiteEntry, data: Path) -> Suite:
         for path in image_files(folder):
             files.append(path)
             labels.append(label)
-            hashes.append(content_hash(path.read_bytes()))
+            hashes.append(content_hash(_content(path)))
     order, manifest = stratified(hashes, labels, [folder.name for folder in folders])
 
     def read(position: int) -> Image.Image:
-        return decode(files[order[position]])
+        return unchanged(files[order[position]], hashes[order[position]])
 
     return Suite(entry, manifest, IMAGENET_MEAN, read)
+
+
+def unchanged(file: Path, known: str) -> Image.Image:
+    """The image in ``file``, whose content hash is ``known``.
+
+    Raises:
+        ImageError: it cannot be read, or is no longer what was hashed.
+    """
+    content = _content(file)
+    if content_hash(content) != known:
+        raise ImageError(f"{file}: was changed after its content hash was taken; start again")
+    return decode(content, str(file))
+
+
+def _content(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise ImageError(f"{file}: cannot be read ({error}); restore it") from error

@@ -8,7 +8,9 @@ import json
 import re
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache, partial
+from itertools import count
 from pathlib import Path, PurePosixPath
 from threading import Lock
 from typing import Any, BinaryIO
@@ -26,6 +28,8 @@ BATCH = 32
 """Images of a table that are looked at together, so that no shard is in memory as a whole."""
 TAR_BLOCK = 512
 """Bytes that members of a tar are rounded up to."""
+GROWTH = 16
+"""How many times as large as its file a parquet shard may be unpacked; photographs hardly pack."""
 END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
 """What a stream of arrow ends with."""
 
@@ -67,10 +71,10 @@ def _shards(places: Sequence[Path], pattern: str) -> list[Path]:
     for place, shards in found.items():
         names = " ".join(shard.name for shard in shards)
         numbers = {int(number) for number in re.findall(r"validation-(\d+)", names)}
-        counts = [int(count) for count in re.findall(r"-of-(\d+)", names)]
-        missing = sorted(set(range(max([*counts, *(number + 1 for number in numbers)], default=0))) - numbers)
-        if missing:
-            raise SuiteError(f"{place}: number {missing[0]} of {pattern} is missing; get it where the others are from")
+        counts = [int(found) for found in re.findall(r"-of-(\d+)", names)]
+        missing = next(number for number in count() if number not in numbers)
+        if missing < max([*counts, *(number + 1 for number in numbers)], default=0):
+            raise SuiteError(f"{place}: number {missing} of {pattern} is missing; get it where the others are from")
     return next(iter(found.values()), [])
 
 
@@ -117,10 +121,14 @@ def _rows(batches: Iterable[Any], shard: Path) -> Iterator[tuple[Any, str, bytes
     """Label, path and bytes of each image."""
     for batch in batches:
         for image, label in zip(batch.column("image"), batch.column("label"), strict=True):
-            fields = image.as_py()
+            fields, number = image.as_py(), label.as_py()
             if not isinstance(fields, dict) or not fields.get("bytes"):
                 raise SuiteError(f"{shard}: refers to images that are not in it; get it with the images themselves")
-            yield label.as_py(), fields.get("path") or "", fields["bytes"]
+            content, path = fields["bytes"], fields.get("path") or ""
+            if not isinstance(content, bytes) or not isinstance(path, str) or type(number) not in (int, type(None)):
+                kinds = ", ".join(type(each).__name__ for each in (content, path, number))
+                raise _damaged(shard, f"bytes, path and label are {kinds}")
+            yield number, path, content
 
 
 def _damaged(shard: Path, error: object) -> SuiteError:
@@ -129,28 +137,47 @@ def _damaged(shard: Path, error: object) -> SuiteError:
     )
 
 
-def _parquet_index(shard: Path) -> list[Row]:
+@contextmanager
+def _read(shard: Path) -> Iterator[None]:
+    """Raises:
+    SuiteError: what is done meanwhile finds that the shard is no such table, or damaged.
+    """
     import pyarrow as pa
-    from pyarrow.parquet import ParquetFile
 
     try:
-        with ParquetFile(shard) as file:
-            groups = range(file.num_row_groups)
-            columns = ["image", "label"]
-            return _table_index(((g, file.iter_batches(BATCH, row_groups=[g], columns=columns)) for g in groups), shard)
-    except (OSError, KeyError, pa.ArrowException) as error:
+        yield
+    except SuiteError:
+        raise
+    # beyond its own errors the library ends in those of Python, where it makes values of what it has read
+    except (OSError, LookupError, ArithmeticError, TypeError, ValueError, pa.ArrowException) as error:
         raise _damaged(shard, error) from error
+
+
+def _content(images: Any, number: int, shard: Path) -> bytes:
+    with _read(shard):
+        content = images[number]["bytes"].as_py()
+        if not isinstance(content, bytes):
+            raise TypeError(f"image {number} has no bytes")
+        return content
+
+
+def _parquet_index(shard: Path) -> list[Row]:
+    from pyarrow.parquet import ParquetFile
+
+    with _read(shard), ParquetFile(shard) as file:
+        groups = range(file.num_row_groups)
+        unpacked = sum(file.metadata.row_group(group).total_byte_size for group in groups)
+        if unpacked > GROWTH * shard.stat().st_size:
+            raise _damaged(shard, f"it unpacks to {unpacked:,} bytes")
+        columns = ["image", "label"]
+        return _table_index(((g, file.iter_batches(BATCH, row_groups=[g], columns=columns)) for g in groups), shard)
 
 
 def _parquet_group(shard: Path, group: int) -> Any:
-    import pyarrow as pa
     from pyarrow.parquet import ParquetFile
 
-    try:
-        with ParquetFile(shard) as file:
-            return file.read_row_group(group, columns=["image"]).column("image")
-    except (OSError, pa.ArrowException) as error:
-        raise _damaged(shard, error) from error
+    with _read(shard), ParquetFile(shard) as file:
+        return file.read_row_group(group, columns=["image"]).column("image")
 
 
 class ParquetRows:
@@ -165,30 +192,26 @@ class ParquetRows:
     def __call__(self, shard: Path, group: int, number: int) -> bytes:
         with self._lock:
             images = self._group(shard, group)
-        content: bytes = images[number]["bytes"].as_py()
-        return content
+        return _content(images, number, shard)
 
 
 def _arrow_index(shard: Path) -> list[Row]:
-    try:
+    with _read(shard):
         return _table_index(((part, [batch]) for part, batch in enumerate(_arrow_batches(shard))), shard)
-    except KeyError as error:
-        raise _damaged(shard, error) from error
 
 
 def _arrow_batches(shard: Path) -> list[Any]:
     """The parts of a memory-mapped shard."""
     import pyarrow as pa
 
-    try:
-        with pa.memory_map(str(shard)) as source:
-            batches = list(pa.ipc.open_stream(source))
-            source.seek(max(0, source.size() - len(END_OF_STREAM)))
-            if source.read() != END_OF_STREAM:
-                raise _damaged(shard, "it is cut short")
-            return batches
-    except (OSError, pa.ArrowException) as error:
-        raise _damaged(shard, error) from error
+    with _read(shard), pa.memory_map(str(shard)) as source:
+        batches = list(pa.ipc.open_stream(source))
+        source.seek(max(0, source.size() - len(END_OF_STREAM)))
+        if source.read() != END_OF_STREAM:
+            raise _damaged(shard, "it is cut short")
+        for batch in batches:
+            batch.validate(full=True)  # else values are read from wherever the file says that they are
+        return batches
 
 
 class ArrowRows:
@@ -200,9 +223,9 @@ class ArrowRows:
 
     def __call__(self, shard: Path, part: int, number: int) -> bytes:
         with self._lock:
-            batch = self._batches(shard)[part]
-        content: bytes = batch.column("image")[number]["bytes"].as_py()
-        return content
+            batches = self._batches(shard)
+        with _read(shard):
+            return _content(batches[part].column("image"), number, shard)
 
 
 # ---- tars
@@ -211,7 +234,7 @@ class ArrowRows:
 def _tar_index(shard: Path) -> list[Row]:
     try:
         with tarfile.open(shard, "r:") as archive, shard.open("rb") as file:
-            members = [member for member in archive if member.isfile()]
+            members = _members(archive, shard.stat().st_size)
             ends = [member.offset_data + -(-member.size // TAR_BLOCK) * TAR_BLOCK for member in members]
             file.seek(max(ends, default=0))
             mark = file.read(2 * TAR_BLOCK)
@@ -224,10 +247,32 @@ def _tar_index(shard: Path) -> list[Row]:
                 if parts.setdefault(suffix.lower(), member) is not member:
                     raise ValueError(f"{member.name} is in it twice")
             return [_sample(file, key, parts) for key, parts in samples.items()]
-    except (OSError, tarfile.TarError, KeyError, ValueError) as error:
+    # beyond its own errors the reader of tars follows names of names, and makes room for what says that it is enormous
+    except (
+        OSError,
+        tarfile.TarError,
+        ArithmeticError,
+        LookupError,
+        MemoryError,
+        RecursionError,
+        ValueError,
+    ) as error:
         raise SuiteError(
             f"{shard}: cannot be read as a tar of KEY.jpg, KEY.cls and KEY.json ({error}); get it again from its source"
         ) from error
+
+
+def _members(archive: tarfile.TarFile, size: int) -> list[tarfile.TarInfo]:
+    """The files in an archive of so many bytes. Each is looked at before the next one is sought where it ends: behind
+    one of negative size that would be the same one for ever.
+    """
+    files = []
+    for member in archive:
+        if not 0 <= member.size <= size or member.issparse():
+            raise tarfile.ReadError(f"{member.name} is of {member.size} bytes, or has holes")
+        if member.isfile():
+            files.append(member)
+    return files
 
 
 def _sample(file: BinaryIO, key: str, parts: dict[str, tarfile.TarInfo]) -> Row:

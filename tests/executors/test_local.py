@@ -15,11 +15,12 @@ from torch import Tensor, nn
 
 from mae_bench.cells import Cell
 from mae_bench.errors import BenchError
-from mae_bench.evaluate import CellResult, Settings
+from mae_bench.evaluate import Settings
 from mae_bench.executors.local import LocalExecutor, images_of, remove_scratch, resolved_device
 from mae_bench.models import ModelError
 from mae_bench.models.classifier import Classifier
 from mae_bench.models.registry import ModelEntry
+from mae_bench.rows import CellResult
 from mae_bench.store import RunDirectory
 from mae_bench.suites import Suite, SuiteEntry
 
@@ -52,7 +53,7 @@ class Counting(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         self.images += len(images)
         if self.images > self.most:
-            raise MemoryError("no memory is left")
+            raise RuntimeError("the network broke down")
         logits: Tensor = self.network(images)
         return logits
 
@@ -169,7 +170,7 @@ def test_the_clean_pass_runs_once_and_its_file_is_not_written_again(bench: Bench
 def test_a_clean_pass_is_on_file_although_the_cell_after_it_breaks_down(bench: Bench) -> None:
     executor = bench.executor()
     bench.network.most = 60
-    with pytest.raises(MemoryError):
+    with pytest.raises(RuntimeError, match="the network broke down"):
         executor.run(BLURRED)
     assert sorted(bench.on_file()) == ["clean-0.00"]
     bench.network.most = 1000
@@ -231,7 +232,8 @@ def test_a_cell_of_other_settings_is_run_again_and_the_note_says_why(
 ) -> None:
     bench.executor().run(BLURRED)
     result, note = bench.executor(resume=True, settings=settings).run(BLURRED)
-    assert note == f"vit-gaussian_blur-1.50 was run again: {words}"
+    # the clean cell that it is held against is of the same settings
+    assert note == f"vit-clean-0.00 was run again: {words}\nvit-gaussian_blur-1.50 was run again: {words}"
     assert (result.row.seed, result.row.dtype) == (settings.seed, settings.dtype)
     assert same(stored(bench, BLURRED), result)
     assert stored(bench, CLEAN).row.dtype == settings.dtype

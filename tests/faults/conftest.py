@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+
+from faults.prepared import Interpreter
 from faults.reliability import Injection
 
 LOG = "MAE_BENCH_FAULTS_LOG"
@@ -27,3 +29,10 @@ def journal() -> Callable[[Injection], None]:
         assert injection.silent == 0, f"{injection.failure}: {injection.silent} of {injection.count} went unnoticed"
 
     return note
+
+
+@pytest.fixture(scope="session")
+def interpreter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Interpreter]:
+    """Starts programs without their imports."""
+    with Interpreter(tmp_path_factory.mktemp("interpreter")) as prepared:
+        yield prepared

@@ -354,6 +354,89 @@ def test_damage_is_refused_wherever_it_is(tmp_path: Path) -> None:
             load_checkpoint(tiny(), tmp_path / "damaged.safetensors")
 
 
+def rewritten(path: Path, **settings: Any) -> Path:
+    """A checkpoint whose archive another program wrote."""
+    content = {info.filename: zipfile.ZipFile(path).read(info) for info in zipfile.ZipFile(path).infolist()}
+    with zipfile.ZipFile(path, "w", **settings) as archive:
+        for name, record in content.items():
+            archive.writestr(name, record)
+    return path
+
+
+def test_a_changed_weight_in_an_archive_is_noticed(tmp_path: Path) -> None:
+    """Which torch.load reads as if nothing had happened."""
+    path = saved({"model": tiny().state_dict()}, tmp_path / "weights.pth")
+    content = bytearray(path.read_bytes())
+    weights = tiny().state_dict()["head.weight"].numpy().tobytes()
+    content[content.index(weights) + 10] ^= 1
+    path.write_bytes(content)
+    assert not torch.equal(
+        torch.load(path, weights_only=True)["model"]["head.weight"], tiny().state_dict()["head.weight"]
+    )
+    with pytest.raises(ModelError, match=r"no checkpoint that torch\.save wrote, or it is damaged"):
+        load_checkpoint(tiny(), path)
+
+
+def test_an_archive_without_checksums_is_read(tmp_path: Path) -> None:
+    state = dict(tiny(seed=1).state_dict())
+    torch.serialization.set_crc32_options(False)
+    try:
+        path = saved({"model": state}, tmp_path / "weights.pth")
+    finally:
+        torch.serialization.set_crc32_options(True)
+    model = load_checkpoint(tiny(), path)
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+
+
+def test_an_archive_that_would_grow_is_not_unpacked(tmp_path: Path) -> None:
+    path = saved({"model": {"head.weight": torch.zeros(10**6)}}, tmp_path / "weights.pth")
+    rewritten(path)
+    assert state_of(path)["head.weight"].shape == (10**6,)
+    rewritten(path, compression=zipfile.ZIP_DEFLATED)
+    assert path.stat().st_size < 10**5
+    with pytest.raises(ModelError, match="or it is damaged") as caught:
+        state_of(path)
+    assert "it is packed" in str(caught.value.__cause__)
+
+
+def test_an_archive_of_one_record_under_many_names_is_not_read_again_and_again(tmp_path: Path) -> None:
+    """A list of contents may name the same bytes a million times."""
+    path = saved({"model": {"head.weight": torch.zeros(10**5)}}, tmp_path / "weights.pth")
+    with zipfile.ZipFile(path, "a") as archive:
+        entry = max(archive.infolist(), key=lambda info: info.file_size)
+        archive.filelist += [entry] * 5
+        archive._didModify = True  # type: ignore[attr-defined]
+    with pytest.raises(ModelError, match="or it is damaged") as caught:
+        state_of(path)
+    assert "larger than its file" in str(caught.value.__cause__)
+
+
+def test_names_of_tensors_are_texts(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="holds no state dict"):
+        state_of(saved({1: torch.zeros(3), "1": torch.ones(3)}, tmp_path / "weights.pth"))
+
+
+@pytest.mark.parametrize("load", [partial(mae_finetuned, "base"), lambda paths: pretrained("convnextv2_atto", *paths)])
+def test_a_head_of_more_classes_than_there_are_is_not_made_room_for(tmp_path: Path, load: Callable[..., Any]) -> None:
+    state = authors_state("base") | {"head.weight": torch.zeros(1, dtype=torch.half).expand(10**9, 768)}
+    state["head.fc.weight"] = state["head.weight"]
+    with pytest.raises(
+        ModelError, match=r"own\.pth: head\.(fc\.)?weight is for 1,000,000,000 classes, which no model has"
+    ):
+        load([saved({"model": state}, tmp_path / "own.pth")])
+
+
+def test_a_head_without_a_shape_is_named(tmp_path: Path) -> None:
+    state = authors_state("base") | {"head.weight": torch.tensor(1.0)}
+    with pytest.raises(ModelError, match=r"head\.weight \(scalar instead of 1000 x 768\)"):
+        mae_finetuned("base", [saved({"model": state}, tmp_path / "own.pth")])
+
+
+def test_a_file_of_the_published_name_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"mae_finetuned_vit_base\.pth: there is no such file of weights"):
+        mae_finetuned("base", [tmp_path / MAE_FINETUNED["base"].name])
+
+
 class Payload:
     """Touches a file when it is unpickled."""
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import http.client
+import io
+import os
+import stat
 import threading
 from collections.abc import Callable, Iterator
 from email.message import Message
@@ -270,13 +274,160 @@ def test_a_timeout_is_given_up_after_some_connections(tmp_path: Path) -> None:
     assert len(calls) == ATTEMPTS
 
 
-def test_a_redirection_to_an_open_connection_is_refused(tmp_path: Path) -> None:
-    def redirected(*_: object, **__: object) -> Response:
-        return Response("http://example.org/some.pth", 200, {}, CONTENT, None)
+# --------------------------------------------------------------------------- servers that mean harm
 
+
+def answered(status: int, headers: dict[str, str], body: bytes, url: str = "") -> Callable[..., Response]:
+    return lambda request, timeout: Response(url or request.full_url, status, headers, body, None)  # noqa: ARG005
+
+
+def test_a_redirection_to_an_open_connection_is_refused(tmp_path: Path) -> None:
+    redirected = answered(200, {}, CONTENT, "http://example.org/some.pth")
     with pytest.raises(ModelError, match=r"http://example\.org/some\.pth is not an https address"):
         fetched("https://example.org/some.pth", MD5, tmp_path, redirected)
     assert left(tmp_path) == set()
+
+
+@pytest.mark.parametrize(
+    "location",
+    ["http://example.org/some.pth", "ftp://example.org/some.pth", "file:///etc/passwd", "data:,x", "http://[", "//x:y"],
+)
+def test_where_a_server_leads_is_looked_at_before_it_is_asked(server: Server, tmp_path: Path, location: str) -> None:
+    server.answers = [{"status": 302, "location": location}]
+    with pytest.raises(ModelError, match=r"is not an https address|could not be fetched"):
+        fetched(server.url, MD5, tmp_path)
+    assert server.ranges == [None]
+    assert left(tmp_path) == set()
+
+
+def test_a_server_elsewhere_leads_nobody_to_this_machine(server: Server) -> None:
+    elsewhere = Request("https://example.org/some.pth")
+    body = io.BytesIO()
+    with pytest.raises(ModelError, match=r"leads to http://127.0.0.1:\d+/weights/some.pth, which is on this machine"):
+        download._Redirections().redirect_request(elsewhere, body, 302, "Found", Message(), server.url)
+    assert body.closed
+
+
+def test_a_packed_body_is_refused_with_its_packing(tmp_path: Path) -> None:
+    packed = gzip.compress(CONTENT)
+    headers = {"Content-Encoding": "gzip", "Content-Length": str(len(packed))}
+    with pytest.raises(ModelError, match="packed as gzip, which was not asked for"):
+        fetched("https://example.org/some.pth", MD5, tmp_path, answered(200, headers, packed))
+    assert left(tmp_path) == set()
+
+
+def test_a_body_without_an_end_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download, "MOST", 1000)
+
+    class Endless(Response):
+        def read(self, size: int) -> bytes:
+            return bytes(min(size, 100))
+
+    def endless(request: Request, timeout: float) -> Response:  # noqa: ARG001
+        return Endless(request.full_url, 200, {}, b"", None)
+
+    with pytest.raises(ModelError, match="there is no end to it after 1,100 bytes"):
+        fetched("https://example.org/some.pth", MD5, tmp_path, endless)
+    assert left(tmp_path) == set()
+
+
+def test_a_body_that_would_be_enormous_is_not_begun(tmp_path: Path) -> None:
+    headers = {"Content-Length": str(10**13)}
+    with pytest.raises(ModelError, match="it would be of 10,000,000,000,000 bytes"):
+        fetched("https://example.org/some.pth", MD5, tmp_path, answered(200, headers, CONTENT))
+    assert left(tmp_path) == set()
+
+
+def test_a_body_longer_than_its_length_is_refused(tmp_path: Path) -> None:
+    headers = {"Content-Length": "100"}
+    with pytest.raises(ModelError, match="there is no end to it after"):
+        fetched("https://example.org/some.pth", MD5, tmp_path, answered(200, headers, CONTENT))
+    assert left(tmp_path) == set()
+
+
+HEADERS = st.dictionaries(
+    st.sampled_from(["Content-Length", "Content-Range", "Content-Encoding", "Transfer-Encoding"]),
+    st.sampled_from(
+        ["-1", "1e3", "\u0661", "nan", "9" * 30, "bytes 0-", "bytes */", f"bytes 0-/{len(CONTENT)}", "gzip"]
+    )
+    | st.text(st.characters(exclude_categories=["Cc", "Cs"]), max_size=8),
+)
+
+
+@given(st.sampled_from([200, 206]), HEADERS, st.sampled_from([0, 5000]), st.sampled_from([CONTENT, CONTENT[5000:]]))
+def test_whatever_a_server_says_the_file_is_the_published_one_or_none(
+    tmp_path_factory: pytest.TempPathFactory, status: int, headers: dict[str, str], have: int, body: bytes
+) -> None:
+    folder = tmp_path_factory.mktemp("said")
+    if have:
+        (folder / "some.pth.partial").write_bytes(CONTENT[:have])
+    try:
+        path = fetched("https://example.org/some.pth", MD5, folder, answered(status, headers, body))
+    except ModelError:
+        assert not (folder / "some.pth").exists()
+    else:
+        assert path.read_bytes() == CONTENT
+
+
+# --------------------------------------------------------------------------- others on this machine
+
+
+def test_what_is_not_whole_is_private_and_what_is_whole_is_not(tmp_path: Path) -> None:
+    partial, modes = tmp_path / "some.pth.partial", []
+
+    class Watched(Response):
+        def read(self, size: int) -> bytes:
+            modes.append(stat.S_IMODE(partial.stat().st_mode))
+            return super().read(size)
+
+    def watched(request: Request, timeout: float) -> Response:  # noqa: ARG001
+        return Watched(request.full_url, 200, {"Content-Length": "10240"}, CONTENT, None)
+
+    path = fetched("https://example.org/some.pth", MD5, tmp_path, watched)
+    assert set(modes) == {0o600}
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
+
+
+def link(partial: Path, own: Path) -> None:
+    partial.symlink_to(own)
+
+
+def second_name(partial: Path, own: Path) -> None:
+    os.link(own, partial)
+
+
+def writable(partial: Path, own: Path) -> None:
+    partial.write_bytes(own.read_bytes())
+    partial.chmod(0o666)
+
+
+def pipe(partial: Path, own: Path) -> None:  # noqa: ARG001
+    os.mkfifo(partial)
+
+
+@pytest.mark.parametrize("put", [link, second_name, writable, pipe])
+def test_what_others_may_have_put_there_is_not_gone_on_with(
+    server: Server, tmp_path: Path, put: Callable[[Path, Path], None]
+) -> None:
+    own = tmp_path / "own.txt"
+    own.write_bytes(b"x" * 5000)
+    put(tmp_path / "some.pth.partial", own)
+    assert fetched(server.url, MD5, tmp_path).read_bytes() == CONTENT
+    assert server.ranges == [None]
+    assert own.read_bytes() == b"x" * 5000
+    assert not (tmp_path / "some.pth").is_symlink()
+
+
+def test_the_file_is_on_the_disk_before_it_has_its_name(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: done.append("file" if descriptor else ""))
+    monkeypatch.setattr(download, "fsync_folder", lambda folder: done.append(folder.name))
+    replace = os.replace
+    monkeypatch.setattr(os, "replace", lambda *paths: done.append("name") or replace(*paths))
+    fetched(server.url, MD5, tmp_path)
+    assert done == ["file", "name", tmp_path.name]
 
 
 def test_a_redirection_on_this_machine_is_followed(server: Server, tmp_path: Path) -> None:
@@ -292,8 +443,10 @@ def test_a_folder_that_cannot_be_written_is_named(server: Server, tmp_path: Path
     assert server.ranges == []
 
 
-def test_a_full_disk_is_not_taken_for_a_lost_connection(server: Server, tmp_path: Path) -> None:
-    (tmp_path / "some.pth.partial").symlink_to("/dev/full")
+def test_a_full_disk_is_not_taken_for_a_lost_connection(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download, "_opened_partial", lambda *_: os.fdopen(os.open("/dev/full", os.O_WRONLY), "wb"))
     with pytest.raises(ModelError, match=r"cannot be kept in .*No space left on device"):
         fetched(server.url, MD5, tmp_path)
     assert server.ranges == [None]

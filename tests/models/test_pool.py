@@ -365,14 +365,79 @@ def test_a_model_left_in_training_mode_is_evaluated_all_the_same() -> None:
         (lambda images: images.flatten(1)[:1], r"\(1, 16\)"),
         (lambda images: (images.flatten(1), None), "tuple"),
         (lambda images: {"logits": images.flatten(1)}, "dict"),
+        (lambda images: [images.flatten(1)], "list"),
         (lambda _: None, "NoneType"),
+        (lambda images: images.flatten(1)[:, :0], r"\(2, 0\)"),
     ],
-    ids=["one-dimensional", "maps", "fewer-images", "tuple", "dict", "nothing"],
+    ids=["one-dimensional", "maps", "fewer-images", "tuple", "dict", "list", "nothing", "no-classes"],
 )
 def test_logits_of_another_shape_are_refused(answer: Callable[[Tensor], Any], shown: str) -> None:
     message = rf"'vit' gave logits of shape {shown} for 2 images; expected \(2, classes\)"
     with pytest.raises(ModelError, match=message):
         Pool("cpu").load(VIT, lambda: wrapped(Answering(answer)))
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.complex64])
+def test_logits_that_are_no_floating_point_numbers_are_refused_by_their_type(dtype: torch.dtype) -> None:
+    with pytest.raises(ModelError, match=rf"'vit' gave logits of {dtype}; expected floating-point numbers"):
+        Pool("cpu").load(VIT, lambda: wrapped(Answering(lambda images: images.flatten(1).to(dtype))))
+
+
+def test_logits_on_another_device_are_refused() -> None:
+    with pytest.raises(ModelError, match="'vit' gave logits on meta; expected them on cpu"):
+        Pool("cpu").load(VIT, lambda: wrapped(Answering(lambda images: images.flatten(1).to("meta"))))
+
+
+@pytest.mark.parametrize(
+    ("answer", "shown"),
+    [
+        (lambda images: images.flatten(1).squeeze(0), r"\(16,\)"),
+        (lambda images: images.flatten(1)[:, : 8 * len(images)], r"\(1, 8\)"),
+        (lambda images: images.flatten(1) if len(images) > 1 else None, "NoneType"),
+    ],
+    ids=["squeezed", "fewer-classes", "nothing"],
+)
+def test_logits_of_one_image_are_as_those_of_more(answer: Callable[[Tensor], Any], shown: str) -> None:
+    message = rf"'vit' gave logits of shape {shown} for 1 image; expected \(1, 16\)"
+    with pytest.raises(ModelError, match=message):
+        Pool("cpu").load(VIT, lambda: wrapped(Answering(answer)))
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        lambda images: images.flatten(1) - images.flatten(1).mean(0),
+        lambda images: nn.functional.dropout(images.flatten(1) + 1),
+        lambda images: nn.functional.batch_norm(images.flatten(1), None, None, training=True),
+        lambda images: images.flatten(1).flip(0),
+    ],
+    ids=["mean of the batch", "functional dropout", "normalised over the batch", "another image's"],
+)
+def test_a_model_whose_logits_depend_on_the_rest_of_the_batch_is_refused(answer: Callable[[Tensor], Tensor]) -> None:
+    network = wrapped(Answering(lambda images: answer(images) if images.shape[0] > 1 else images.flatten(1)))
+    with pytest.raises(ModelError, match=r"'vit' gives an image other logits in a batch than alone .*dropout"):
+        Pool("cpu").load(VIT, lambda: network)
+
+
+@pytest.mark.parametrize("largest", [1e-6, 1.0, 1e6])
+def test_rounding_that_depends_on_the_batch_is_none(largest: float) -> None:
+    network = Answering(lambda images: largest * (images.flatten(1) + 1) * (1 + 1e-3 * len(images)))
+    assert Pool("cpu").load(VIT, lambda: wrapped(network)).outputs == 16
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused_with_their_number_and_the_first(value: float) -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.Linear(8, 3))
+    nn.init.constant_(network[1].bias, value)
+    nn.init.constant_(network[2].weight, value)
+    with pytest.raises(ModelError, match=r"'vit': 2 of its tensors hold NaN or infinite weights, the first is 1\.bias"):
+        Pool("cpu").load(VIT, lambda: wrapped(network))
+
+
+def test_a_mask_of_infinities_is_no_weight() -> None:
+    network = linear()
+    network.register_buffer("mask", torch.full((2, 2), float("-inf")))
+    assert Pool("cpu").load(VIT, lambda: wrapped(network)).outputs == 3
 
 
 @pytest.mark.parametrize("kind", ["parameter", "buffer"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -207,29 +208,30 @@ def test_unknown_architecture_is_refused_with_the_nearest(
 def test_missing_tensor_is_named(weights: Path, architecture: str, missing: str) -> None:
     state = {key: value.clone() for key, value in scattered(architecture).state_dict().items() if key != missing}
     save_file(state, weights / "mine.safetensors", metadata={"architecture": architecture})
-    with pytest.raises(ModelError, match=f"does not fit architecture {architecture}") as caught:
+    with pytest.raises(ModelError, match=rf"does not fit \w+: missing: {re.escape(missing)}$") as caught:
         load_weights(weights / "mine.safetensors")
-    assert f'"{missing}"' in str(caught.value)
     assert str(weights / "mine.safetensors") in str(caught.value)
 
 
 def test_tensor_too_many_is_named(weights: Path) -> None:
     state = dict(scattered("vit_28_patch4").state_dict()) | {"decoder.weight": torch.zeros(3)}
     save_file(state, weights / "mine.safetensors", metadata={"architecture": "vit_28_patch4"})
-    with pytest.raises(ModelError, match=r'does not fit(.|\n)*"decoder\.weight"'):
+    with pytest.raises(ModelError, match=r"does not fit VisionTransformer: unexpected: decoder\.weight$"):
         load_weights(weights / "mine.safetensors")
 
 
 def test_tensor_of_another_shape_is_named(weights: Path) -> None:
     state = dict(scattered("vit_28_patch4").state_dict()) | {"pos_embed": torch.zeros(1, 50, 32)}
     save_file(state, weights / "mine.safetensors", metadata={"architecture": "vit_28_patch4"})
-    with pytest.raises(ModelError, match=r"does not fit(.|\n)*pos_embed"):
+    with pytest.raises(
+        ModelError, match=r"does not fit .* of another shape: pos_embed \(1 x 50 x 32 instead of 1 x 50 x 64\)"
+    ):
         load_weights(weights / "mine.safetensors")
 
 
 def test_weights_of_another_architecture_are_refused(weights: Path) -> None:
     save_weights(scattered("resnet_28"), "mine", "vit_28_patch4", weights)
-    with pytest.raises(ModelError, match="does not fit architecture vit_28_patch4"):
+    with pytest.raises(ModelError, match="does not fit VisionTransformer: missing: cls_token"):
         load_weights(weights / "mine.safetensors")
 
 
@@ -256,6 +258,31 @@ def test_weights_that_are_not_those_of_their_record_are_refused(weights: Path) -
     (weights / "cnn_s0.json").unlink()
     with pytest.raises(ModelError, match=r"cnn_s0\.json is missing, so cnn_s0\.safetensors cannot be checked"):
         bundled("cnn_s0")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "", "{", "[]", "null", "[" * 100_000, '{"sha256": 7}', '{"parameters": "many"}', "\u202e",
+        '{"parameters": 1, "validation_top1": NaN,"recipe": {"arm": "", "seed": 0, "architecture": "","summary": ""}}',
+    ],
+    ids=["empty", "cut", "list", "null", "deep", "number", "text", "mark", "nan"],
+)  # fmt: skip
+def test_record_that_is_none_is_named(weights: Path, content: str) -> None:
+    shutil.copy(Path(zoo.__file__).parent / "weights" / "cnn_s0.safetensors", weights)
+    (weights / "cnn_s0.json").write_text(content)
+    for ask in (cards, lambda: bundled("cnn_s0")):
+        with pytest.raises(ModelError, match="install mae_bench again") as caught:
+            ask()
+        assert str(weights / "cnn_s0") in str(caught.value)
+
+
+@pytest.mark.parametrize("shape", [(), (10**12, 0), (100_001, 0), (7, 65)])
+def test_head_that_the_file_only_claims_to_have_is_not_made_room_for(weights: Path, shape: tuple[int, ...]) -> None:
+    state = dict(scattered("vit_28_patch4").state_dict()) | {"head.weight": torch.zeros(shape)}
+    save_file(state, weights / "mine.safetensors", metadata={"architecture": "vit_28_patch4"})
+    with pytest.raises(ModelError, match=r"head\.weight"):
+        load_weights(weights / "mine.safetensors")
 
 
 def test_encoder_comes_back_without_a_classifier(weights: Path) -> None:

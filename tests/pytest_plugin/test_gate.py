@@ -8,6 +8,7 @@ import re
 from math import comb
 from pathlib import Path
 from typing import TYPE_CHECKING
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
     from tests.conftest import Project
 
-COMMITTED = ("cells.csv", "outcomes.npz", "leaderboard.md", "leaderboard.csv")
+COMMITTED = ("cells.csv", "outcomes.npz", "leaderboard.md", "leaderboard.csv", "history.csv")
 CELLS = 13  # of the clean and the blur family
 Wrong = dict[str, tuple[int, int] | None]
 
@@ -33,7 +34,9 @@ def failed(result: pytest.RunResult) -> set[str]:
 
 
 def update(project: Project, *arguments: str, run: str = "before") -> pytest.RunResult:
-    return project.run("--mae-limit", "0", "--mae-update-baseline", "--mae-run", run, *arguments)
+    return project.run(
+        "--mae-limit", "0", "--mae-update-baseline", "--mae-reason", "a test", "--mae-run", run, *arguments
+    )
 
 
 def committed(project: Project) -> dict[str, bytes]:
@@ -81,7 +84,7 @@ def regressions(project: Project, run: str, min_drop: float = 0.003) -> set[str]
 
 # --------------------------------------------------------------------------- no baseline, and making one
 
-HOW = "make one with --mae-limit 0 --mae-update-baseline and commit it"
+HOW = "make one with --mae-limit 0 --mae-update-baseline --mae-reason TEXT and commit it"
 
 
 def test_without_a_baseline_a_run_says_how_to_make_one(project: Project) -> None:
@@ -188,7 +191,7 @@ def test_a_family_with_a_failed_cell_is_left_as_it_was_and_the_others_are_update
 
 def test_a_part_of_the_images_never_becomes_a_baseline(project: Project) -> None:
     project.matrix("clean", per_class=200)
-    result = project.run("--mae-limit", "1", "--mae-update-baseline")
+    result = project.run("--mae-limit", "1", "--mae-update-baseline", "--mae-reason", "a test")
     assert result.ret == 1
     assert "no model-family is complete, so the baseline stays as it was" in said(result)
     assert "colour clean: ran on 512 of 600 images; use --mae-limit 0" in said(result)
@@ -214,6 +217,7 @@ WORSE: Wrong = {
     "colour-defocus_blur-6.00": (0, 1),
 }
 FAILS = {"colour-gaussian_blur-3.00", "colour-box_blur-10.50"}
+LATER = "colour-motion_blur-10.50"  # which eight losses are enough for once those two are rejected
 
 
 def test_a_worse_model_fails_exactly_the_cells_that_are_worse_by_the_rule(project: Project) -> None:
@@ -224,7 +228,7 @@ def test_a_worse_model_fails_exactly_the_cells_that_are_worse_by_the_rule(projec
     result = project.run("--mae-run", "after")
     assert result.ret == 1
     assert regressions(project, "after") == FAILS
-    assert failed(result) == FAILS
+    assert failed(result) == FAILS | {LATER}
     table = result.stdout.str().partition("FAILURES")[2]
     for word in ("cell", "before", "after", "lost", "gained", "p", "verdict"):
         assert re.search(rf"\b{word}\b", table)
@@ -241,9 +245,9 @@ def test_options_move_the_gate(project: Project) -> None:
     worse(project, WORSE)
     differing = "clean-0.00 or 3.00 or 10.50 or defocus_blur-6.00"  # and a few beside them
     for arguments, fails in (
-        (("-k", differing), FAILS),
+        (("-k", differing), FAILS | {LATER}),
         (("-k", differing, "--mae-min-drop", "6"), {"colour-gaussian_blur-3.00"}),
-        (("-k", differing, "--mae-tolerance", "5"), FAILS),
+        (("-k", differing, "--mae-tolerance", "5"), FAILS | {LATER}),
         (("-k", differing, "--mae-strict"), set(WORSE)),
         (("-k", differing, "--mae-strict", "--mae-tolerance", "5"), set(WORSE) - {"colour-defocus_blur-6.00"}),
         (("-k", differing, "--mae-baseline", "none"), set()),
@@ -341,9 +345,10 @@ def test_workers_keep_a_model_together_and_give_the_same_rows_and_verdicts(proje
     worse(project, WORSE)
     result = project.run("-n", "2", "--mae-run", "after")
     assert result.ret == 1
-    result.assert_outcomes(passed=2 * CELLS + 2 * 2 - 1, failed=1)
-    # with twice as many cells nine losses are no longer significant
-    assert failed(result) == regressions(project, "after") == {"colour-gaussian_blur-3.00"}
+    result.assert_outcomes(passed=2 * CELLS + 2 * 2 - 2, failed=2)
+    # with twice as many cells nine losses are no longer significant at the first step
+    assert regressions(project, "after") == {"colour-gaussian_blur-3.00"}
+    assert failed(result) == FAILS
     assert "22 unchanged, 0 pass, 3 inconclusive, 1 regression" in said(result)
     for title in ("mae_bench: leaderboard", "mae_bench: against"):
         assert said(result).count(title) == 1
@@ -367,9 +372,98 @@ def test_a_cell_that_only_a_later_step_rejects_is_named_at_the_end(project: Proj
     worse(project, {"colour-gaussian_blur-3.00": (0, 12), "colour-box_blur-10.50": (0, 8)})
     result = project.run()
     assert result.ret == 1
-    assert failed(result) == {"colour-gaussian_blur-3.00"}
-    assert "regressions by Holm's later steps: colour-box_blur-10.50" in said(result)
+    assert failed(result) == {"colour-gaussian_blur-3.00", "colour-box_blur-10.50"}
+    result.assert_outcomes(passed=CELLS - 2, failed=2)
     result.stdout.re_match_lines([r"colour-box_blur-10\.50 .* regression \(Holm\)"])
+
+
+def test_a_later_step_is_told_to_whoever_writes_down_what_failed(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.matrix("clean", "blur", per_class=60)
+    update(project)
+    worse(project, {"colour-gaussian_blur-3.00": (0, 12), "colour-box_blur-10.50": (0, 8)})
+    summary = project.write("summary.md", "Before.\n")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))
+    both = {"test_x.py::test_cell[colour-gaussian_blur-3.00]", "test_x.py::test_cell[colour-box_blur-10.50]"}
+    for workers in ("0", "2"):
+        result = project.run("-n", workers, "--junitxml", "junit.xml", "--mae-run", f"after{workers}")
+        assert result.ret == 1
+        lastfailed = project.path / ".pytest_cache/v/cache/lastfailed"
+        assert set(json.loads(lastfailed.read_text())) == both
+        lastfailed.unlink()
+        cases = ElementTree.parse(project.path / "junit.xml").findall(".//testcase")
+        broken = {
+            str(case.get("name")): str(case.find("failure").text) for case in cases if case.find("failure") is not None
+        }
+        assert set(broken) == {node.partition("::")[2] for node in both}
+        assert "regression (Holm)" in broken["test_cell[colour-box_blur-10.50]"]
+        page = (project.path / f"after{workers}/comparison.md").read_text()
+        assert "2 regressions" in page
+        assert "colour-box_blur-10.50" in page
+    assert summary.read_text().startswith("Before.\n## imagefolder against its baseline")
+    assert summary.read_text().count("2 regressions") >= 2  # one part of the page for each run
+    assert failed(project.run("--lf")) == {"colour-gaussian_blur-3.00", "colour-box_blur-10.50"}
+
+
+def test_verdicts_are_the_same_from_workers_and_after_a_resumed_part(project: Project) -> None:
+    project.matrix("clean", "blur", models=("colour", "other"), per_class=60)
+    update(project)
+    worse(project, WORSE)
+    whole = project.run("--mae-run", "whole")
+    project.run("-k", "gaussian or defocus", "--mae-run", "parts")
+    (project.path / "log.txt").unlink()
+    for name, result in (
+        ("workers", project.run("-n", "4", "--mae-run", "workers")),
+        ("parts", project.run("--mae-resume", "--mae-run", "parts")),
+    ):
+        assert failed(result) == failed(whole) == FAILS
+        assert result.ret == whole.ret == 1
+        pages = [(project.path / run / "comparison.md").read_text() for run in ("whole", name)]
+        assert "22 unchanged" in pages[0]
+        assert [line for line in pages[0].splitlines() if "-" in line] == [
+            line for line in pages[1].splitlines() if "-" in line
+        ]
+
+
+# --------------------------------------------------------------------------- the same weights on the same machine
+
+
+def test_the_same_weights_that_predict_otherwise_on_the_same_machine_are_a_fault(project: Project) -> None:
+    project.matrix("clean", "blur", per_class=60)
+    update(project)
+    project.write("drift.json", json.dumps({"colour-gaussian_blur-3.00": (0, 1)}))
+    result = project.run("--mae-run", "after")
+    assert result.ret == 1
+    assert failed(result) == {"colour-gaussian_blur-3.00"}  # one image of 180, of which no test would make anything
+    assert "Same weights, machine and libraries, yet 1 prediction in 1 cell changed" in said(result)
+    result.stdout.re_match_lines([r"colour-gaussian_blur-3\.00 .* determinism fault"])
+    assert failed(project.run("-n", "2")) == {"colour-gaussian_blur-3.00"}
+    assert update(project, run="again").ret == 0  # which is the way to accept it
+    assert project.run().ret == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("machine", "another"), ("machine", ""), ("libraries", "kornia 0.1"), ("threads", "77"), ("batch_size", "3"),
+     ("torch_version", "1.0")],
+)  # fmt: skip
+def test_across_machines_a_difference_is_tested_and_the_manifest_says_so(
+    project: Project, name: str, value: str
+) -> None:
+    project.matrix("clean", per_class=60)
+    update(project)
+    folder = project.path / "results/imagefolder"
+    edit_table(folder / "cells.csv", "colour-clean-0.00", **{name: value})
+    (folder / "history.csv").unlink()
+    project.write("drift.json", json.dumps({"colour-clean-0.00": (0, 1)}))
+    result = project.run("--mae-run", "after")
+    assert result.ret == 0
+    assert "1 inconclusive" in said(result)
+    baseline = json.loads((project.path / "after/manifest.json").read_text())["baseline"]
+    assert baseline["path"] == str(folder)
+    assert set(baseline["differs"]) == {name}
+    assert baseline["differs"][name][1] == (value or "unknown")
 
 
 def test_a_later_step_alone_fails_the_run(project: Project) -> None:
@@ -383,9 +477,8 @@ def test_a_later_step_alone_fails_the_run(project: Project) -> None:
     second = {"colour-box_blur-10.50": (7, 29)}
     worse(project, {**first, **second})
     result = project.run("--mae-min-drop", "6")
-    assert failed(result) == set()
+    assert failed(result) == {"colour-box_blur-10.50"}
     assert result.ret == 1
-    assert "regressions by Holm's later steps: colour-box_blur-10.50" in said(result)
     worse(project, {**second})
     assert project.run("--mae-min-drop", "6").ret == 0
 
@@ -409,6 +502,7 @@ def test_cells_that_differ_in_what_must_agree_are_listed_with_the_field(project:
     edit_table(table, "colour-gaussian_blur-1.00", seed="5")
     edit_table(table, "colour-gaussian_blur-3.00", degradation_version="9")
     edit_table(table, "colour-gaussian_blur-6.00", view="32x32 bicubic center 1.000")
+    (table.parent / "history.csv").unlink()
     result = project.run("-k", "gaussian or box")
     assert result.ret == 0
     assert "3 unchanged" in said(result)
@@ -529,6 +623,7 @@ def test_a_baseline_that_cannot_be_read_is_named_before_anything_runs(
     update(project)
     (project.path / "log.txt").unlink()
     spoil(project.path / "results/imagefolder")
+    (project.path / "results/imagefolder/history.csv").unlink()  # which knows what the files were
     result = project.run()
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert str(project.path / "results/imagefolder") in said(result)

@@ -115,6 +115,18 @@ def test_batches_may_lie_in_the_folder_itself(cifar10: Published) -> None:
     assert cifar10.load().manifest_hash == before
 
 
+def test_clean_images_may_be_of_the_binary_version(published: Published) -> None:
+    before = published.load()
+    folder = {"cifar10_c": "cifar-10-batches-bin", "cifar100_c": "cifar-100-binary"}[published.name]
+    coarse = {"cifar10_c": b"", "cifar100_c": b"\x13"}[published.name]
+    rows = zip(published.labels.tolist(), published.clean.transpose(0, 3, 1, 2), strict=True)
+    shutil.rmtree(published.batch.parent)
+    (published.data / folder).mkdir()
+    records = b"".join(coarse + bytes([label]) + row.tobytes() for label, row in rows)
+    (published.data / folder / f"{published.batch.name}.bin").write_bytes(records)
+    assert published.load().manifest_hash == before.manifest_hash
+
+
 # ---- refusals
 
 

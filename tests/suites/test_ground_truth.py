@@ -97,6 +97,9 @@ DAMAGE: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "table of names": ("kaggle", edit(lambda text: text.replace("n02099601", "n99999999")), "'n99999999' is no synset"),
     "empty prediction": ("kaggle", edit(lambda text: text + "ILSVRC2012_val_00000013,\n"), "expected the columns"),
     "cut row": ("kaggle", edit(lambda text: text + "ILSVRC2012_val_00000013\n"), "expected the columns"),
+    "enormous class": ("caffe", edit(lambda text: text.replace(" 999\n", f" {'9' * 5000}\n")), "class from 0 to 999"),
+    "image twice": ("caffe", edit(lambda text: text + "ILSVRC2012_val_00000001.JPEG 5\n"), "is in it twice"),
+    "row twice": ("kaggle", edit(lambda text: text + text.splitlines()[1] + "\n"), "is in it twice"),
     "no text": ("kaggle", lambda path: path.write_bytes(b"\xff\xfe\x80"), "cannot be read"),
 }
 

@@ -113,7 +113,7 @@ def test_greyscale_and_rgb_files_mix(tmp_path: Path) -> None:
     for i, mode in enumerate(("L", "RGB", "RGBA", "P", "1", "L")):
         save(tmp_path / "data" / "ab"[i % 2] / f"{i}.png", i, mode)
     suite = loaded(tmp_path / "data")
-    pixels = decoded(suite.manifest, 6, View(10, 12, "bilinear", 1.0), 3, suite.read, tmp_path / "cache")
+    pixels = decoded(suite.manifest, 6, View(10, 12, "bilinear", 1.0), 3, suite.read, tmp_path / "cache").pixels
     grey = np.sort([int(np.ptp(image.astype(int), axis=0).max() == 0) for image in pixels])
     # the three grey ones have equal channels, none of the coloured ones has
     assert grey.tolist() == [0, 0, 0, 1, 1, 1]
@@ -212,3 +212,34 @@ def test_image_that_vanished_is_refused_by_path(folder: Path) -> None:
     with pytest.raises(ImageError, match="No such file") as caught:
         suite.read(position)
     assert str(folder / "cat") in str(caught.value)
+
+
+def test_image_that_changed_after_it_was_hashed_is_refused_by_path(folder: Path) -> None:
+    suite = loaded(folder)
+    changed = folder / "bee" / "2.png"
+    position = [i.startswith(content_hash(changed.read_bytes())) for i in suite.manifest.ids].index(True)
+    save(changed, 99)
+    with pytest.raises(ImageError, match="was changed after its content hash was taken; start again") as caught:
+        suite.read(position)
+    assert str(changed) in str(caught.value)
+
+
+def test_file_that_cannot_be_read_is_refused_by_path(folder: Path) -> None:
+    (folder / "bee" / "9.png").symlink_to(folder / "absent.png")
+    with pytest.raises(ImageError, match=r"bee/9\.png: cannot be read .*; restore it"):
+        loaded(folder)
+
+
+def test_numbers_that_sort_otherwise_by_name_are_refused_with_both(tmp_path: Path) -> None:
+    for number in range(11):
+        save(tmp_path / str(number) / "x.png", number)
+    message = refusal(tmp_path)
+    assert "sorted by name 10 stands where the number 2 would" in message
+    assert "(00, 01, ...)" in message
+
+
+@pytest.mark.parametrize("names", [["0", "1", "2"], ["00", "02", "10"], ["1", "2", "3"], ["0", "1", "10", "two"]])
+def test_numbers_that_sort_as_their_names_and_other_names_are_classes(names: list[str], tmp_path: Path) -> None:
+    for seed, name in enumerate(names):
+        save(tmp_path / name / "x.png", seed)
+    assert loaded(tmp_path).manifest.classes == tuple(names)

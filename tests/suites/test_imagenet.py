@@ -85,7 +85,7 @@ def test_order_is_that_on_the_disk_and_changes_no_pixel(layout: str, writer: Any
     assert on_disk == sorted(on_disk)
     view = View(8, 8, "bilinear", 0.875)
     ordered, plain = (
-        decoded(suite.manifest, 9, view, 3, suite.read, tmp_path / name, order=order)
+        decoded(suite.manifest, 9, view, 3, suite.read, tmp_path / name, order=order).pixels
         for name, order in (("ordered", suite.order), ("plain", None))
     )
     assert np.array_equal(ordered, plain)

@@ -122,7 +122,7 @@ def test_images_of_the_models_size_are_not_resized(published: Published, tmp_pat
     assert suite.stored is not None
     stored = suite.stored("fog", 1)
     folder = tmp_path_factory.mktemp("decoded")
-    found = decoded(suite.manifest, 4, suite.stored_view(VIEW), 3, stored.read, folder, variant="fog 1")
+    found = decoded(suite.manifest, 4, suite.stored_view(VIEW), 3, stored.read, folder, variant="fog 1").pixels
     for position in range(4):
         file = published.data / "fog" / "1" / f"{published.name_at(suite, position)}.JPEG"
         assert np.array_equal(found[position].transpose(1, 2, 0), np.asarray(Image.open(file)))
@@ -133,7 +133,7 @@ def test_clean_images_are_resized_and_cropped_as_the_published_ones_were(
 ) -> None:
     """Shorter side to 256 pixels, bilinear, then the centre, whatever the model's own view."""
     suite = published.load()
-    found = decoded(suite.manifest, 4, suite.view(VIEW), 3, suite.read, tmp_path_factory.mktemp("decoded"))
+    found = decoded(suite.manifest, 4, suite.view(VIEW), 3, suite.read, tmp_path_factory.mktemp("decoded")).pixels
     for position in range(4):
         image = Image.open(published.data / "clean" / f"{published.name_at(suite, position)}.JPEG")
         resized = image.resize((256 * 300 // 260, 256), Image.Resampling.BILINEAR)
@@ -156,10 +156,10 @@ def test_copy_that_is_not_corrupted_is_the_clean_image_in_every_view(
         Image.fromarray(prepared).save(buffer, "PNG")
         put(published.data / "fog" / "2" / f"{published.name_at(suite, position)}.png", buffer.getvalue())
     folder = tmp_path_factory.mktemp("decoded")
-    clean = decoded(suite.manifest, 4, suite.view(view), 3, suite.read, folder)
+    clean = decoded(suite.manifest, 4, suite.view(view), 3, suite.read, folder).pixels
     copies = decoded(suite.manifest, 4, suite.stored_view(view), 3, suite.stored("fog", 2).read, folder, "fog 2")
     assert clean.shape == (4, 3, view.height, view.width)
-    assert np.array_equal(clean, copies)
+    assert np.array_equal(clean, copies.pixels)
 
 
 @pytest.mark.parametrize("size", [(256, 256), (224, 225), (64, 64)])

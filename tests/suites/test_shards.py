@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import re
+import struct
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -269,6 +270,96 @@ def test_sample_needs_no_json_and_may_be_called_jpeg(writer: Any, tmp_path: Path
     writer.tar(path, {"x/000000.jpeg": members["000000.jpg"], "x/000000.cls": members["000000.cls"] + b"\n"})
     (record,) = records_in("webdataset", tmp_path)
     assert (record.path, record.content()) == ("000000", writer.photographs[0].content)
+
+
+@pytest.mark.parametrize("size", [-512, -1, 2**40, 2**70])
+def test_member_of_a_size_that_it_cannot_have_ends_the_reading(size: int, writer: Any, tmp_path: Path) -> None:
+    """Behind one of negative size Python's reader of tars may find the same one again, for ever."""
+    import tarfile
+
+    path = tmp_path / "imagenet1k-validation-00.tar"
+    writer.tar(path, members_of(writer))
+    member = tarfile.TarInfo("000000.cls")
+    header = bytearray(member.tobuf())
+    header[124:136] = (b"\xff" if size < 0 else b"\x80") + (size % 2**88).to_bytes(11, "big")
+    header[148:156] = b"%06o\0 " % (256 + sum(header[:148]) + sum(header[156:512]))
+    with tarfile.open(path) as archive:
+        second = archive.getmembers()[1].offset
+    content = path.read_bytes()
+    path.write_bytes(content[:second] + header + content[second:])
+    with pytest.raises(SuiteError, match=rf"000000.cls is of {size} bytes"):
+        records_in("webdataset", tmp_path)
+
+
+def test_member_with_holes_is_refused(writer: Any, tmp_path: Path) -> None:
+    """What lies at its place is not its content."""
+    import tarfile
+
+    path = tmp_path / "imagenet1k-validation-00.tar"
+    writer.tar(path, members_of(writer))
+    content = bytearray(path.read_bytes())
+    content[156:157] = tarfile.GNUTYPE_SPARSE
+    content[148:156] = b"%06o\0 " % (256 + sum(content[:148]) + sum(content[156:512]))
+    path.write_bytes(content)
+    with pytest.raises(SuiteError, match="or has holes"):
+        records_in("webdataset", tmp_path)
+
+
+@pytest.mark.parametrize("described", [b"[" * 100_000, b'{"label": ' + b"9" * 5000 + b"}", b'{"filename": "\xff"}'])
+def test_description_that_is_none_is_refused(described: bytes, writer: Any, tmp_path: Path) -> None:
+    writer.tar(tmp_path / "imagenet1k-validation-00.tar", members_of(writer) | {"000000.json": described})
+    with pytest.raises(SuiteError, match=r"cannot be read as a tar"):
+        records_in("webdataset", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("columns", "kinds"),
+    [
+        ({"image": [{"bytes": "text", "path": "x.jpg"}] * 12}, "bytes, path and label are str, str, int"),
+        ({"image": [{"bytes": b"x", "path": 7}] * 12}, "bytes, path and label are bytes, int, int"),
+        ({"label": ["0"] * 12}, "bytes, path and label are bytes, str, str"),
+        ({"label": [0.5] * 12}, "bytes, path and label are bytes, str, float"),
+        ({"label": [True] * 12}, "bytes, path and label are bytes, str, bool"),
+        ({"label": [{"x": [0]}] * 12}, "bytes, path and label are bytes, str, dict"),
+        ({"image": [b"x"] * 12}, "refers to images that are not in it"),
+    ],
+)
+@pytest.mark.parametrize("layout", ["parquet", "arrow"])
+def test_columns_of_other_kinds_are_refused(
+    layout: str, columns: dict[str, list[Any]], kinds: str, writer: Any, tmp_path: Path
+) -> None:
+    import pyarrow as pa
+    from pyarrow.parquet import write_table
+
+    table = writer.table(writer.photographs, **columns)
+    if layout == "parquet":
+        write_table(table, tmp_path / "validation-00000-of-00001.parquet")
+    else:
+        path = tmp_path / "imagenet-1k-validation-00000-of-00001.arrow"
+        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as stream:
+            stream.write_table(table)
+    with pytest.raises(SuiteError, match=kinds):
+        records_in(layout, tmp_path)
+
+
+def test_values_that_lie_outside_of_the_file_are_not_looked_for(writer: Any, tmp_path: Path) -> None:
+    """A stream of arrow says where each value begins; a reader believes it."""
+    writer.arrow(tmp_path)
+    shard = sorted(tmp_path.iterdir())[0]
+    first = writer.photographs[:3]
+    ends = [0, *itertools.accumulate(len(photograph.content) for photograph in first)]
+    whole, moved = struct.pack("<4i", *ends), struct.pack("<4i", 0, 2**30, 2**30 + 5, 2**31 - 1)
+    assert shard.read_bytes().count(whole) == 1
+    shard.write_bytes(shard.read_bytes().replace(whole, moved))
+    with pytest.raises(SuiteError, match="cannot be read as a table"):
+        records_in("arrow", tmp_path)
+
+
+def test_enormous_count_in_a_name_is_not_counted_to(writer: Any, tmp_path: Path) -> None:
+    writer.parquet(tmp_path)
+    (tmp_path / "validation-00001-of-00002.parquet").rename(tmp_path / "validation-00001-of-99999999999999.parquet")
+    with pytest.raises(SuiteError, match=r"number 2 of .* is missing"):
+        parquet(tmp_path)
 
 
 # ---- the index

@@ -67,6 +67,23 @@ def test_default_run_is_whole_blocks(entry: SuiteEntry) -> None:
     assert entry.default_limit == 0 or entry.default_limit >= 512
 
 
+def test_published_suites_know_how_many_images_they_have() -> None:
+    assert {name: entry.images for name, entry in SUITES.items()} == {
+        "fashion_mnist": 10_000, "cifar10": 10_000, "imagefolder": 0, "imagenet": 50_000, "imagenet_v2": 10_000,
+        "imagenet_a": 7_500, "imagenet_r": 30_000, "imagenet_sketch": 50_889, "imagenet_c": 50_000,
+        "imagenet_c_bar": 50_000, "cifar10_c": 10_000, "cifar100_c": 10_000,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "expected"), [("imagefolder", 2), ("imagenet", 50_000), ("imagenet_a", 7500)])
+def test_complete_run_is_of_all_that_were_published_or_all_that_a_user_has(name: str, expected: int) -> None:
+    assert suite_of("n01440764", "n02099601", name=name).expected == expected
+
+
+def test_only_images_that_were_chosen_for_it_may_be_misclassified_by_all() -> None:
+    assert [name for name, entry in SUITES.items() if entry.adversarial] == ["imagenet_a"]
+
+
 # ---- label maps
 
 # indices as in every list of ImageNet-1k's classes
