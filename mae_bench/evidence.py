@@ -5,15 +5,14 @@ from __future__ import annotations
 import math
 import re
 import tempfile
-import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 
+from mae_bench.archives import arrays
 from mae_bench.cells import Cell, Level, near_name
 from mae_bench.images import BLOCK
 from mae_bench.indicators.profile import column
@@ -228,33 +227,33 @@ class Evidence:
         StoreError: the file is not what :meth:`to_bytes` gives, or of another version.
         """
         try:
-            with path.open("rb") as source, np.load(source, allow_pickle=False) as file:
-                version = int(file["evidence_version"])
-                if version != EVIDENCE_VERSION:
-                    raise StoreError(
-                        f"{path}: version {version}, this mae_bench reads {EVIDENCE_VERSION}: make it again with "
-                        "mae-bench claims"
-                    )
-                evidence = cls(str(file["suite"]))
-                trained = (file[key] for key in ("trained", "arms", "seeds", "weights"))
-                for name, arm, seed, weights in zip(*trained, strict=True):
-                    of_seed = None if seed < 0 else int(seed)
-                    evidence.trainings[str(name)] = Training(str(arm) or None, of_seed, str(weights))
-                evidence.values = _of_table("value", file)
-                evidence.replicates = _of_table("replicate", file)
-                evidence.trajectories.images = int(file["trajectory_images"])
-                tried = [str(name) for name in file["trajectory_conditions"]]
-                shares = [float(share) for share in file["trajectory_shares"]]
-                for model, counts in zip(file["trajectory_models"], file["trajectory_correct"], strict=True):
-                    evidence.trajectories.correct[str(model)] = {
-                        share: {c: tuple(hits.tolist()) for c, hits in zip(tried, row, strict=True) if hits[0] >= 0}
-                        for share, row in zip(shares, counts, strict=True)
-                        if (row >= 0).any()
-                    }
-                return evidence
+            file = arrays(path)
+            version = int(file["evidence_version"])
+            if version != EVIDENCE_VERSION:
+                raise StoreError(
+                    f"{path}: version {version}, this mae_bench reads {EVIDENCE_VERSION}: make it again with "
+                    "mae-bench claims"
+                )
+            evidence = cls(str(file["suite"]))
+            trained = (file[key] for key in ("trained", "arms", "seeds", "weights"))
+            for name, arm, seed, weights in zip(*trained, strict=True):
+                of_seed = None if seed < 0 else int(seed)
+                evidence.trainings[str(name)] = Training(str(arm) or None, of_seed, str(weights))
+            evidence.values = _of_table("value", file)
+            evidence.replicates = _of_table("replicate", file)
+            evidence.trajectories.images = int(file["trajectory_images"])
+            tried = [str(name) for name in file["trajectory_conditions"]]
+            shares = [float(share) for share in file["trajectory_shares"]]
+            for model, counts in zip(file["trajectory_models"], file["trajectory_correct"], strict=True):
+                evidence.trajectories.correct[str(model)] = {
+                    share: {c: tuple(hits.tolist()) for c, hits in zip(tried, row, strict=True) if hits[0] >= 0}
+                    for share, row in zip(shares, counts, strict=True)
+                    if (row >= 0).any()
+                }
+            return evidence
         except StoreError:
             raise
-        except (OSError, EOFError, LookupError, TypeError, ValueError, BadZipFile, zlib.error) as error:
+        except (OSError, ArithmeticError, LookupError, TypeError, ValueError) as error:
             raise StoreError(f"{path}: not a file of evidence ({error}); restore it or make it again") from error
 
 

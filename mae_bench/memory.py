@@ -14,7 +14,7 @@ HOST = ("DefaultCPUAllocator", "bad_alloc", "could not create a primitive")
 """What torch, C++ and oneDNN say in a RuntimeError where the host has no memory left."""
 
 
-class OutOfMemory(BenchError):
+class OutOfMemoryError(BenchError):
     """Work for which there is not enough memory."""
 
 
@@ -33,21 +33,17 @@ def ran_out(error: BaseException) -> bool:
 
 @contextmanager
 def named() -> Iterator[None]:
-    """Inside, or in a function that is decorated with it, memory that runs out is an error with a remedy. What was held
-    is free by then.
+    """Inside, or in a function that is decorated with it, memory that runs out is an error with a remedy.
 
     Raises:
-        OutOfMemory: it did.
+        OutOfMemoryError: it did.
     """
-    words = None
     try:
         yield
     except (MemoryError, OSError, RuntimeError) as error:
         if not ran_out(error):
             raise
-        words = f"{type(error).__name__}: {error}"
-    if words is not None:
-        raise OutOfMemory(
-            f"no memory is left ({words}); give the run more, or less to do at once: a smaller --mae-batch-size, fewer "
-            "workers, or fewer images with --mae-limit"
-        )
+        raise OutOfMemoryError(
+            f"no memory is left ({type(error).__name__}: {error}); give the run more, or less to do at once: a smaller "
+            "--mae-batch-size, fewer workers, or fewer images with --mae-limit"
+        ) from error

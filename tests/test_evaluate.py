@@ -643,6 +643,28 @@ def test_overflow_in_half_precision_is_no_score(evaluate: Build, small_suite: Su
         _ = evaluate(small_suite, model, dtype="float16").clean
 
 
+def test_a_clean_pass_no_better_than_chance_is_refused_but_where_images_were_chosen_to_be_misclassified(
+    evaluate: Build, suite: Suite, vit: LoadedModel
+) -> None:
+    """Of a network with random weights, on noise."""
+    made = evaluate(suite, vit)
+    message = (
+        r"'vit': clean top-1 \d+\.\d % of 600 images is no better than chance .*: its head is untrained.*label map"
+    )
+    with pytest.raises(EvaluationError, match=message):
+        made.check_chance(made.clean)
+    chosen = evaluate(replace(suite, entry=replace(suite.entry, adversarial=True)), vit)
+    chosen.check_chance(chosen.clean)
+
+
+def test_labels_that_a_model_gave_are_no_chance(evaluate: Build, suite: Suite, vit: LoadedModel) -> None:
+    predicted = evaluate(suite, vit).clean.prediction
+    agreeing = replace(suite, manifest=replace(suite.manifest, labels=predicted.copy()))
+    made = evaluate(agreeing, vit)
+    assert made.clean.row.top1 == 1
+    made.check_chance(made.clean)
+
+
 def test_logits_that_change_their_shape_end_the_cell(evaluate: Build, small_suite: Suite) -> None:
     class Growing(nn.Module):
         def forward(self, images: Tensor) -> Tensor:

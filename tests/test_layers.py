@@ -18,7 +18,7 @@ FLOORS = {
         "mae_bench", "archives", "atomic", "cached", "cells", "errors", "file_names", "markup", "published",
         "revision", "rows", "seals", "statistics",
     ),
-    1: ("duplicates", "images", "labelled_images", "machine", "randomness", "suites"),
+    1: ("duplicates", "images", "labelled_images", "machine", "memory", "randomness", "suites"),
     2: ("degradations",),
     3: ("models",),
     4: ("indicators",),

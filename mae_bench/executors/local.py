@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import shutil
@@ -207,9 +206,10 @@ class LocalExecutor:
             if stored is not None:
                 wanted = self.evaluation.identity(cell.degradation, cell.level)
                 differing = identity_difference(stored.row, wanted)
-                if not differing:
+                if not differing and stored.row.machine:
                     return stored, ""
-                note = _again(cell, _differences(wanted, asdict(stored.row), differing))
+                why = _differences(wanted, asdict(stored.row), differing)
+                note = _again(cell, why or "it is of schema 1, which does not say on which machine")
         result = self.evaluation.run(cell.degradation, cell.level)
         if result.row.family == "clean":
             self.evaluation.check_chance(result)
@@ -330,18 +330,7 @@ def _differences(wanted: Mapping[str, Any], found: Mapping[str, Any], names: Ite
 
 
 def remove_scratch(run: RunDirectory) -> None:
-    """Delete decoded images and clean features of a run that has ended, and what killed processes did not finish to write
-    in its directory.
-    """
+    """Delete decoded images and clean features of a run that has ended, and what killed processes left half-written."""
     shutil.rmtree(run.scratch, ignore_errors=True)
     for left in (*run.path.glob(".writable*"), *run.path.rglob(".*.partial")):
         left.unlink(missing_ok=True)
-
-
-def images_of(run: RunDirectory) -> tuple[list[str], np.ndarray, list[str]] | None:
-    """Ids, labels and class names of the suite that ``run`` is of; None where no cell ran."""
-    path = run.path / "images.json"
-    if not path.exists():
-        return None
-    record = json.loads(path.read_text())
-    return record["ids"], np.array(record["labels"], dtype=np.int64), record["classes"]

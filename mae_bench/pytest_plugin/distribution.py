@@ -78,8 +78,8 @@ class Distribution:
         if model is None:
             return
         report.longrepr += (
-            f": the process was killed, perhaps for memory, or native code crashed. What {model} has finished is kept, "
-            "its other cells are run by another worker, and this one by --mae-resume"
+            ": its process was killed, perhaps for memory, or native code crashed; what is finished is kept, and "
+            "--mae-resume runs the rest"
         )
         for nodeid in self._unrun:
             why = f"not run: {model} ended {DEATHS} workers before anything of it had finished; --mae-resume tries it"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -194,15 +195,15 @@ class Gate:
                 comparison.references += Comparison().add(result, ids, baseline, rule).verdicts
         strict, gated = harness.options["strict"], harness.options["gate-indicators"]
         run = RunDirectory(harness.run_path)
-        differs = {one.field: [one.here, one.there] for one in comparison.differences}
+        differs = [asdict(one) for one in comparison.differences]
         run.write_manifest((run.manifest() or {}) | {"baseline": {"path": str(baseline.path), "differs": differs}})
         self.sections.append((f"mae_bench: against {shown(baseline.path)}", comparison.to_text(rule)))
+        if harness.options["update-baseline"]:
+            return []
         markdown = comparison.to_markdown(rule, strict, gated)
         write_atomically(run.path / "comparison.md", markdown.encode())
         if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
             self._append(Path(summary), f"## {harness.suite.name} against its baseline\n\n{markdown}\n")
-        if harness.options["update-baseline"]:
-            return []
         failures = comparison.failures(rule, strict, gated)
         for one in failures.later:
             self._fail_later(one, session)

@@ -137,7 +137,9 @@ class Harness:
 
         names = [entry.name for entry, _ in self.registry.entries.values()]
         cells = self.baseline.cells_of([*names, *self.timm_models]) if self.baseline is not None else 0
-        return Rule(max(1, cells), self.options["min-drop"] / 100, self.options["tolerance"] / 100)
+        # as a fraction of images is written, so that a drop of just as many points is not below it
+        least, most = (round(self.options[name] / 100, 12) for name in ("min-drop", "tolerance"))
+        return Rule(max(1, cells), least, most)
 
     @cached_property
     def timm_models(self) -> dict[str, ModelEntry]:

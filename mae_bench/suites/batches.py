@@ -79,7 +79,7 @@ class _Name:
 
     def __post_init__(self) -> None:
         if self.text not in NAMES:
-            raise ValueError(f"it asks for {self.text.replace(' ', '.')}, which is no part of an array")
+            raise ValueError(f"it asks for {self.text.replace(' ', '.')[:80]}, which is no part of an array")
 
 
 @dataclass

@@ -16,6 +16,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mae_bench.atomic import written_whole
 from mae_bench.errors import BenchError
 from mae_bench.models.zoo import ARCHITECTURES, WEIGHTS, digest, load_weights, save_weights
 from mae_bench.training.compute import optimisation_of, training_flops
@@ -70,8 +71,10 @@ def _train(recipe: Recipe, data: TrainingData, out: Path, report: Report) -> Pat
     record["parameters"] = sum(p.numel() for p in model.parameters())
     path = save_weights(model, recipe.name, recipe.architecture, out)
     record["sha256"] = digest(path)
-    (out / f"{recipe.name}.json").write_text(json.dumps(record, indent=1) + "\n")
-    (out / f"{recipe.name}.md").write_text(card(recipe, record))
+    with written_whole(out / f"{recipe.name}.json") as file:
+        file.write((json.dumps(record, indent=1) + "\n").encode())
+    with written_whole(out / f"{recipe.name}.md") as file:
+        file.write(card(recipe, record).encode())
     measured = f"validation top-1 {record['validation_top1']:.4f}, " if "validation_top1" in record else ""
     report(f"{recipe.name}: {measured}written to {path}")
     return path
@@ -192,7 +195,8 @@ def search(recipe: FineTuning | Supervised, data: Path, out: Path, report: Repor
     best = max(trials, key=lambda trial: float(trial["validation_top1"]))
     found = {"arm": recipe.arm, "suite": recipe.suite, "seed": recipe.seed, "best": best["learning_rate"]}
     path = out / f"{recipe.suite}_{recipe.arm}_search.json"
-    path.write_text(json.dumps({**found, "trials": trials}, indent=1) + "\n")
+    with written_whole(path) as file:
+        file.write((json.dumps({**found, "trials": trials}, indent=1) + "\n").encode())
     report(f"{recipe.arm}: best learning rate {best['learning_rate']:g}, written to {path}")
     return path
 

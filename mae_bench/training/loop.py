@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -15,6 +14,7 @@ import torch
 from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
 
+from mae_bench.atomic import written_whole
 from mae_bench.errors import BenchError
 from mae_bench.training.data import TrainingData, augmented
 from mae_bench.training.recipes import Optimisation, Pretraining, Recipe
@@ -134,6 +134,5 @@ class Loop:
         return order[position * size : (position + 1) * size], torch.Generator().manual_seed(key % 2**63)
 
     def save(self, state: dict[str, Any]) -> None:
-        partial = self.checkpoint.with_suffix(".partial")
-        torch.save(state, partial)
-        os.replace(partial, self.checkpoint)
+        with written_whole(self.checkpoint) as file:
+            torch.save(state, file)

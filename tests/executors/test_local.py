@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from torch import Tensor, nn
 from mae_bench.cells import Cell
 from mae_bench.errors import BenchError
 from mae_bench.evaluate import Settings
-from mae_bench.executors.local import LocalExecutor, images_of, remove_scratch, resolved_device
+from mae_bench.executors.local import LocalExecutor, remove_scratch, resolved_device
 from mae_bench.models import ModelError
 from mae_bench.models.classifier import Classifier
 from mae_bench.models.registry import ModelEntry
@@ -255,6 +257,57 @@ def test_a_model_with_other_weights_is_not_taken_for_the_stored_one(bench: Bench
     assert bench.network.images == 2 * 40
 
 
+def test_finished_cells_stay_as_they_are_when_others_are_run(bench: Bench) -> None:
+    bench.executor().run(BLURRED)
+    before = bench.on_file()
+    _, note = bench.executor(resume=True).run(OCCLUDED)
+    assert note == ""
+    assert {name: content for name, content in bench.on_file().items() if name != "random_patch-0.50"} == before
+
+
+@pytest.mark.parametrize("damage", [b"", b"{}", b'{"row": {'], ids=["empty", "other", "cut"])
+def test_a_damaged_cell_is_run_again_and_its_file_replaced(bench: Bench, damage: bytes) -> None:
+    first, _ = bench.executor().run(BLURRED)
+    (bench.path / "cells/vit/gaussian_blur-1.50.json").write_bytes(damage)
+    again, note = bench.executor(resume=True).run(BLURRED)
+    assert note.startswith("vit-gaussian_blur-1.50 was run again: its file is damaged (")
+    assert same(again, first)
+    assert same(stored(bench, BLURRED), first)
+    assert bench.executor(resume=True).run(BLURRED)[1] == ""
+
+
+@pytest.mark.parametrize("damaged", [False, True], ids=["missing", "damaged"])
+def test_the_clean_cell_is_on_file_although_all_that_is_asked_for_was_finished(bench: Bench, damaged: bool) -> None:
+    bench.executor().run(BLURRED)
+    clean, file = stored(bench, CLEAN), bench.path / "cells/vit/clean-0.00.json"
+    file.write_text("{") if damaged else file.unlink()
+    _, note = bench.executor(resume=True).run(BLURRED)
+    assert note.startswith("vit-clean-0.00 was run again: its file is damaged (") is damaged
+    assert bench.network.images == 40
+    assert same(stored(bench, CLEAN), clean)
+
+
+def test_a_stored_representation_is_reused_unless_it_is_of_something_else_or_damaged(bench: Bench) -> None:
+    first = bench.executor().represent(BLURRED)
+    executor = bench.executor(resume=True)
+    assert executor.represent(BLURRED) == first
+    assert (executor.note, bench.network.images) == ("", 0)
+
+    executor = bench.executor(resume=True, settings=Settings(seed=3))
+    other = executor.represent(BLURRED)
+    assert other.identity["seed"] == 3
+    assert executor.note == "vit-gaussian_blur-1.50 was run again: seed 3 here, 0 stored"
+    executor.represent(OCCLUDED)
+    assert executor.note == ""
+
+    file = bench.path / "representations/vit/gaussian_blur-1.50.json"
+    file.write_bytes(file.read_bytes()[:-20])
+    executor = bench.executor(resume=True)
+    assert executor.represent(BLURRED).identity == first.identity
+    assert executor.note.startswith("vit-gaussian_blur-1.50 was run again: its file is damaged (")
+    assert executor.run_directory.read_representation(BLURRED) == executor.represent(BLURRED)
+
+
 # --------------------------------------------------------------------------- models
 
 
@@ -338,13 +391,12 @@ def test_what_a_fixture_gave_is_kept_beside_the_model(bench: Bench) -> None:
 
 def test_the_images_and_the_manifest_of_a_run_are_written_when_the_suite_is_loaded(bench: Bench) -> None:
     executor = bench.executor(settings=Settings(seed=5, threads=1))
-    assert images_of(executor.run_directory) is None
+    assert executor.run_directory.images() is None
     suite = executor.suite
-    images = images_of(executor.run_directory)
+    images = executor.run_directory.images()
     assert images is not None
-    ids, labels, classes = images
-    assert (tuple(ids), tuple(classes)) == (suite.manifest.ids, suite.manifest.classes)
-    assert np.array_equal(labels, suite.manifest.labels)
+    assert (tuple(images.ids), tuple(images.classes)) == (suite.manifest.ids, suite.manifest.classes)
+    assert np.array_equal(images.labels, suite.manifest.labels)
     manifest: dict[str, Any] = json.loads((bench.path / "manifest.json").read_text())
     assert (manifest["run_id"], manifest["suite"], manifest["images"]) == ("run", "random_images", 40)
     assert manifest["manifest_hash"] == suite.manifest_hash
@@ -358,7 +410,38 @@ def test_scratch_can_be_removed_while_results_stay(bench: Bench) -> None:
     executor.release()
     files = bench.on_file()
     assert (bench.path / "scratch").exists()
+    left = [bench.path / ".writable12", bench.path / "cells/vit/.gaussian_blur-1.50.json.k2.partial"]
+    for file in left:  # by a process that was killed
+        file.write_text("{")
     remove_scratch(executor.run_directory)
     remove_scratch(executor.run_directory)
     assert not (bench.path / "scratch").exists()
+    assert not any(file.exists() for file in left)
     assert bench.on_file() == files
+
+
+def test_workers_of_one_run_write_what_it_is_made_of_at_once_and_it_is_whole_at_any_moment(bench: Bench) -> None:
+    first = bench.executor()
+    assert first.suite is not None
+    run, wanted = first.run_directory, (bench.path / "images.json").read_bytes()
+    readings: list[int] = []
+    over = threading.Event()
+
+    def read() -> None:
+        while not over.is_set():
+            images, manifest = run.images(), run.manifest()
+            assert images is not None
+            assert manifest is not None
+            readings.append(len(images.ids) + manifest["images"])
+
+    def write(_: int) -> None:
+        assert LocalExecutor(bench.entry, None, Settings(), run, False).suite is not None
+
+    with ThreadPoolExecutor() as threads:
+        reading = threads.submit(read)
+        list(threads.map(write, range(40)))
+        over.set()
+        reading.result()
+    assert set(readings) == {80}
+    assert (bench.path / "images.json").read_bytes() == wanted
+    assert not list(bench.path.glob(".*.partial"))

@@ -31,8 +31,19 @@ def journal() -> Callable[[Injection], None]:
     return note
 
 
-@pytest.fixture(scope="session")
-def interpreter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Interpreter]:
+@pytest.fixture(scope="session", autouse=True)
+def prepared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Interpreter | None]:
+    """The interpreter of :func:`interpreter`, which makes ready while tests run that do not need it."""
+    if not any("interpreter" in getattr(item, "fixturenames", ()) for item in request.session.items):
+        yield None
+        return
+    interpreter = Interpreter(tmp_path_factory.mktemp("interpreter"))
+    yield interpreter
+    interpreter.close()
+
+
+@pytest.fixture
+def interpreter(prepared: Interpreter | None) -> Interpreter:
     """Starts programs without their imports."""
-    with Interpreter(tmp_path_factory.mktemp("interpreter")) as prepared:
-        yield prepared
+    assert prepared is not None
+    return prepared

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import IO, Any, NoReturn
@@ -61,7 +62,7 @@ class Program:
 
 
 class Interpreter:
-    """The one that waits, from where it is asked."""
+    """The one that waits, from where it is asked. It begins at once, and is waited for when it is first asked."""
 
     def __init__(self, folder: Path) -> None:
         self.address = folder / "socket"
@@ -72,17 +73,18 @@ class Interpreter:
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         self._process = subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
 
-    def __enter__(self) -> Interpreter:
-        assert self._process.stdout is not None
-        assert self._process.stdout.readline() == b"ready\n"
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """End it, and with it every program."""
         self._process.communicate()  # whose standard input ends here
-        assert self._process.returncode == 0
+
+    @cached_property
+    def ready(self) -> bool:
+        assert self._process.stdout is not None
+        return self._process.stdout.readline() == b"ready\n"
 
     def start(self, code: str, folder: Path, output: IO[Any], environment: Mapping[str, str] | None = None) -> Program:
         """Run ``code`` in ``folder``; what it prints goes to ``output``."""
+        assert self.ready
         connection = socket.socket(socket.AF_UNIX)
         connection.connect(str(self.address))
         asked = {

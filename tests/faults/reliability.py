@@ -77,10 +77,10 @@ def page(found: Iterable[Injection]) -> str:
     total, lost, silent = (sum(getattr(one, name) for one in everything) for name in ("count", "lost", "silent"))
     parts = [
         "# Reliability",
-        "What was done to the benchmark, how often, and what was lost. `tox -e faults` repeats all of it and writes this "
-        "page from its log.",
-        f"**{total:,} injections: {lost} lost something finished, {silent} changed a result without a word.** "
-        f"Python {platform.python_version()}, torch {version('torch')}, pytest {version('pytest')}, {platform.system()}.",
+        "What was done to the benchmark, how often, and what was lost. `tox -e faults` repeats all of it and writes "
+        "this page from its log.",
+        f"**{total:,} injections: {lost} lost something finished, {silent} changed a result without a word.** Python "
+        f"{platform.python_version()}, torch {version('torch')}, pytest {version('pytest')}, {platform.system()}.",
     ]
     for name, title in FAILURES.items():
         if by_failure[name]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ class InMemory(SuiteEntry):
 
     def load(self, data: Path | None) -> Suite:  # noqa: ARG002
         assert self.suite is not None
-        return self.suite
+        return replace(self.suite, entry=self)
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ finished is lost, and what comes out is what an uninterrupted run gives.
 
 from __future__ import annotations
 
+import json
 import os
 import select
 import shutil
@@ -167,63 +168,48 @@ class Kills:
         assert status == -signal.SIGPROF
         return self.after(name)
 
+    def by_an_interrupt(self, number: int, of: int) -> tuple[bool, bool]:
+        name = f"interrupt{number}"
+        renamed = [i for i, (event, _) in enumerate(self.accesses, 1) if event == "os.rename"]
+        # somewhere in a write; the last ones are of tables, which are made when the tests are over
+        at = renamed[number * (len(renamed) - 6) // of] - Random(number).randrange(4)
+        assert self.run(name, f"interrupt_at(folders, {at})") == pytest.ExitCode.INTERRUPTED
+        assert litter(self.folder / name) == []
+        return self.after(name)
 
-@pytest.mark.parametrize("count", [3, pytest.param(200, marks=pytest.mark.faults)])
-def test_killed_run_is_gone_on_with_as_if_it_had_not_been(
-    interrupted: Project, interpreter: Interpreter, journal: Journal, count: int
+
+WAYS = {
+    Kills.at_an_access: "SIGKILL at an access to a file of the run or of the cache",
+    Kills.in_a_write: "ended by the kernel in the middle of a write",
+    Kills.by_an_interrupt: "Ctrl-C in a write",
+    Kills.at_a_moment: "ended by the kernel at some other moment",
+}
+
+
+@pytest.mark.parametrize("counts", [(1, 1, 1, 0), pytest.param((80, 80, 20, 40), marks=pytest.mark.faults)])
+def test_run_that_is_ended_is_gone_on_with_as_if_it_had_not_been(
+    interrupted: Project, interpreter: Interpreter, journal: Journal, counts: tuple[int, ...]
 ) -> None:
     kills = Kills(interrupted.path, interpreter)
     assert len(kills.whole["cells"]) == 8
     assert len(kills.whole["representations"]) == 4
-    for what, share, kill in (
-        ("SIGKILL at an access to a file of the run or of the cache", 0.4, kills.at_an_access),
-        ("ended by the kernel in the middle of a write", 0.4, kills.in_a_write),
-        ("ended by the kernel at some other moment", 0.2, kills.at_a_moment),
-    ):
-        times = max(1, round(share * count))
-        with ThreadPoolExecutor(2) as threads:
-            found = list(threads.map(kill, range(times), [times] * times))
-        journal(
-            Injection(
-                "kill",
-                what,
-                times,
-                "what was finished is kept byte for byte, nothing is torn, and the resumed run gives what an "
-                "uninterrupted one does",
-                lost=sum(lost for lost, _ in found),
-                silent=sum(other for _, other in found),
-            )
-        )
-
-
-@pytest.mark.parametrize("count", [1, pytest.param(20, marks=pytest.mark.faults)])
-def test_interrupted_run_can_be_gone_on_with(
-    interrupted: Project, interpreter: Interpreter, journal: Journal, count: int
-) -> None:
-    kills = Kills(interrupted.path, interpreter)
-    rows = [i for i, (event, _) in enumerate(kills.accesses, 1) if event == "os.rename"]
-
-    def interrupt(number: int) -> tuple[bool, bool]:
-        name = f"interrupted{number}"
-        # somewhere in a write; the last ones are of tables, which are made when the tests are over
-        at = rows[number * (len(rows) - 6) // count] - Random(number).randrange(4)
-        assert kills.run(name, f"interrupt_at(folders, {at})") == pytest.ExitCode.INTERRUPTED
-        assert litter(kills.folder / name) == []
-        return kills.after(name)
-
+    ways = [(way, number, count) for way, count in zip(WAYS, counts, strict=True) for number in range(count)]
     with ThreadPoolExecutor(2) as threads:
-        found = list(threads.map(interrupt, range(count)))
-    journal(
-        Injection(
-            "kill",
-            "Ctrl-C while a file is written",
-            count,
-            "exit status 2, no half-written file and no scratch is left, and the resumed run gives what an "
-            "uninterrupted one does",
-            lost=sum(lost for lost, _ in found),
-            silent=sum(other for _, other in found),
-        )
-    )
+        found = list(threads.map(lambda each: each[0](kills, *each[1:]), ways))
+    for way, count in zip(WAYS, counts, strict=True):
+        of_way = [each for (done, _, _), each in zip(ways, found, strict=True) if done is way]
+        kept = "finished results are kept byte for byte, none is torn, and the resumed run gives what a whole one does"
+        if count:
+            journal(
+                Injection(
+                    "kill",
+                    WAYS[way],
+                    count,
+                    f"exit status 2 and no scratch; {kept}" if way is Kills.by_an_interrupt else kept,
+                    lost=sum(lost for lost, _ in of_way),
+                    silent=sum(other for _, other in of_way),
+                )
+            )
 
 
 @pytest.mark.faults
@@ -231,12 +217,13 @@ def test_interrupted_run_can_be_gone_on_with(
 def test_run_with_workers_that_is_ended_from_outside_can_be_gone_on_with(
     project: Project, interpreter: Interpreter, journal: Journal, way: str
 ) -> None:
-    models = [f"m{i}" for i in range(4)]
+    mortals(project, {}, [f"m{i}" for i in range(4)])
+    assert interpreter.pytest(project.path, *MORTAL, "--mae-run", "whole")[0] == 0
     times = 2
     lost = silent = 0
     for number in range(times):
         name = f"run{number}"
-        mortals(project, {f"m0-{CONDITIONS[2 + number]}": way}, models)
+        project.write("deaths.json", json.dumps({f"m0-{CONDITIONS[2 + number]}": way}))
         status, output = interpreter.pytest(project.path, *MORTAL, "-n", 2, "--mae-run", name)
         assert status == (-signal.SIGKILL if "kill" in way else pytest.ExitCode.INTERRUPTED), output
         assert "Traceback" not in output
@@ -248,8 +235,6 @@ def test_run_with_workers_that_is_ended_from_outside_can_be_gone_on_with(
         assert litter(project.path / name) == []
         after = finished(project.path / name)
         lost += unreadable > 0 or any(after[file] != content for file, content in before.items())
-        if number == 0:
-            assert interpreter.pytest(project.path, *MORTAL, "--mae-run", "whole")[0] == 0
         silent += project.rows(name) != project.rows("whole")
         for file in (project.path / "processes").iterdir():  # nobody is left behind
             ended(int(file.name))

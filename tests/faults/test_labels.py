@@ -335,7 +335,7 @@ def test_two_swapped_folders_show_beside_a_baseline_alone(tmp_path: Path, journa
             count=1,
             behaviour="A baseline knows the images under another class and refuses to be compared; without a baseline "
             "nothing can tell, and the manifest in the rows is all that is left of it.",
-            silent=beside != "not the baseline's",
+            silent=int(beside != "not the baseline's"),
         )
     )
 

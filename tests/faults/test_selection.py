@@ -68,8 +68,17 @@ EMPTY = {
 """What makes a selection empty or ambiguous, and what is said of it."""
 
 
-@pytest.mark.parametrize("select", EMPTY, ids=lambda select: select.__name__)
-@pytest.mark.parametrize("workers", [(), pytest.param(("-n", "2"), marks=pytest.mark.faults)], ids=["alone", "workers"])
+FEW = (no_such_keyword, no_such_item, family_without_cells)
+
+
+@pytest.mark.parametrize(
+    ("select", "workers"),
+    [
+        pytest.param(select, workers, marks=() if select in FEW and not workers else pytest.mark.faults)
+        for select in EMPTY
+        for workers in ((), ("-n", "2"))
+    ],
+)
 def test_empty_or_ambiguous_selection_is_said_and_not_green(
     project: Project, journal: Journal, select: Callable[[Project], tuple[str, ...]], workers: tuple[str, ...]
 ) -> None:

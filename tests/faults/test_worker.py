@@ -63,6 +63,7 @@ def test_cell_in_which_a_worker_dies_fails_alone(
     )
 
 
+@pytest.mark.faults
 def test_model_whose_clean_pass_ends_workers_is_given_up(
     project: Project, interpreter: Interpreter, journal: Journal
 ) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from xdist.remote import Producer
 
@@ -118,6 +118,7 @@ class Session:
         return [worker for worker in self.running if worker.next is not None or worker.shutting_down]
 
 
+@settings(max_examples=60)
 @given(
     st.lists(st.integers(1, 4), min_size=1, max_size=5),
     st.integers(0, 3),
