@@ -47,7 +47,8 @@ class Level:
             ValueError: ``text`` is neither a severity from ``s1`` to ``s5`` nor a number with two decimals.
         """
         if not _LEVEL.fullmatch(text) or (text[0] == "s" and text.endswith(".00")):
-            raise ValueError(f"{text[:80]!r} is not a level: write s1 to s5, or a number with two decimals such as 0.50")
+            shown = text[:80]
+            raise ValueError(f"{shown!r} is not a level: write s1 to s5, or a number with two decimals such as 0.50")
         return cls(float(text[1:]), severity=True) if text[0] == "s" else cls(float(text))
 
 

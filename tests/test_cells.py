@@ -24,6 +24,8 @@ def test_level_survives_being_written_and_read(level: Level) -> None:
 
 @LAW
 @example("00.50")
+@example("12345678901234567890.00")
+@example(f"{'9' * 400}.00")
 @given(
     st.one_of(
         st.from_regex(r"s\d(\.\d\d)?|\d+\.\d\d|[0-9]{1,3}\.[0-9]{2}", fullmatch=True),

@@ -99,6 +99,7 @@ class LocalExecutor:
         self._blind = ""
         self._clean_written = self._model_written = False
         self._finished: set[str] = set()
+        self._notes: dict[str, str] = {}
         self.note = ""
         torch.set_num_threads(settings.threads)
         # float32 shall mean float32, in degradations as in models
@@ -191,31 +192,34 @@ class LocalExecutor:
         The clean cell of the model is on disk then too: as an earlier session left it, or written along with the first
         other one.
         """
-        of_clean = ""
-        if not self._clean_written:
-            _, of_clean = self._finish(Cell(cell.model, "clean", Level(0.0)))
-            self._clean_written = True
-        result, note = self._finish(cell)
-        return result, "\n".join(filter(None, (of_clean, note)))
+        result = self._run(cell)
+        notes = [self._notes.pop(name, "") for name in (_clean(cell).id, cell.id)]
+        return result, "\n".join(filter(None, notes))
 
-    def _finish(self, cell: Cell) -> tuple[CellResult, str]:
-        """As :meth:`run`, of this one cell."""
-        note = ""
+    def _run(self, cell: Cell) -> CellResult:
+        """As :meth:`run`; what is to be noted is kept until that is asked for a cell of the model."""
+        if not self._clean_written:
+            self._finish(_clean(cell))
+            self._clean_written = True
+        return self._finish(cell)
+
+    def _finish(self, cell: Cell) -> CellResult:
         if self.resume or cell.id in self._finished:
             stored, note = self._stored(self.run_directory.read_cell, cell)
             if stored is not None:
                 wanted = self.evaluation.identity(cell.degradation, cell.level)
                 differing = identity_difference(stored.row, wanted)
                 if not differing and stored.row.machine:
-                    return stored, ""
+                    return stored
                 why = _differences(wanted, asdict(stored.row), differing)
                 note = _again(cell, why or "it is of schema 1, which does not say on which machine")
+            self._notes[cell.id] = note
         result = self.evaluation.run(cell.degradation, cell.level)
         if result.row.family == "clean":
             self.evaluation.check_chance(result)
         self.run_directory.write_cell(result)
         self._finished.add(cell.id)
-        return result, note
+        return result
 
     def represent(self, cell: Cell, with_cell: bool = False) -> Representation:
         """The representation of ``cell`` of the model held, on disk; ``with_cell`` says that the cell itself is of this
@@ -235,7 +239,7 @@ class LocalExecutor:
                 why = _differences(wanted, stored.identity, differing)
                 self.note = _again(cell, why or "it has no values without each tenth of the images")
         if with_cell:
-            self.run(cell)
+            self._run(cell)
         representation = evaluation.represent(cell.degradation, cell.level)
         self.run_directory.write_representation(cell, representation)
         return representation
@@ -319,6 +323,10 @@ class LocalExecutor:
                 "torch": str(torch.__version__),  # which names the build too
             },
         }
+
+
+def _clean(cell: Cell) -> Cell:
+    return Cell(cell.model, "clean", Level(0.0))
 
 
 def _again(cell: Cell, why: str) -> str:

@@ -126,7 +126,8 @@ def _array(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     except FileNotFoundError as error:
         raise SuiteError(f"{path}: no such file; unpack it beside the others") from error
     except Exception as error:  # a header is evaluated, and a damaged one ends in whatever that stumbles over
-        raise SuiteError(f"{path}: not an array in NumPy's format ({error}); get it again from its source") from error
+        what = str(error)[:200]
+        raise SuiteError(f"{path}: not an array in NumPy's format ({what}); get it again from its source") from error
     kind = np.uint8 if len(shape) > 1 else np.integer
     if found.shape != shape or not np.issubdtype(found.dtype, kind):
         raise SuiteError(

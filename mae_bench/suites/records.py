@@ -190,4 +190,7 @@ def _hash(file: Path) -> str:
 def _subfolders(place: Path) -> list[Path]:
     if not place.is_dir():
         return []
-    return sorted(entry for entry in place.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    try:
+        return sorted(entry for entry in place.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    except OSError as error:
+        raise SuiteError(f"{place}: cannot be listed ({error}); make it readable") from error

@@ -287,6 +287,15 @@ def test_the_clean_cell_is_on_file_although_all_that_is_asked_for_was_finished(b
     assert same(stored(bench, CLEAN), clean)
 
 
+def test_why_a_cell_was_run_again_is_said_although_its_representation_came_first(bench: Bench) -> None:
+    bench.executor().run(BLURRED)
+    executor = bench.executor(resume=True, settings=Settings(seed=3))
+    executor.represent(BLURRED, with_cell=True)
+    _, note = executor.run(BLURRED)
+    assert note.splitlines() == [f"{cell.id} was run again: seed 3 here, 0 stored" for cell in (CLEAN, BLURRED)]
+    assert executor.run(BLURRED)[1] == ""
+
+
 def test_a_stored_representation_is_reused_unless_it_is_of_something_else_or_damaged(bench: Bench) -> None:
     first = bench.executor().represent(BLURRED)
     executor = bench.executor(resume=True)

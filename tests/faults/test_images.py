@@ -259,7 +259,8 @@ def test_a_file_that_changes_after_it_was_hashed_is_refused(
         files = sorted(data.glob(pattern))
         file = files[number // 3 % len(files)]
         content = file.read_bytes()
-        put(file, tuple(DAMAGES.values())[number // 9 % 3](content, np.random.default_rng(number)))
+        generator = np.random.default_rng(number)
+        put(file, tuple(DAMAGES.values())[(number // 3 + 1) % 3](content, generator))
         refused = []
         for position in range(len(suite.manifest.ids)):
             try:

@@ -32,7 +32,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 Journal = Callable[[Injection], None]
 
 EACH = 10
-"""Images of a class."""
+"""Images of a class, where they are classified."""
 SYNSETS = published_synsets("imagenet")
 POSITIONS = list(range(0, 996, 83))
 """Outputs of a model of ImageNet that stand for the twelve classes."""
@@ -75,6 +75,7 @@ class World:
     names: list[str]
     outputs: list[int]
     count: int
+    each: int = 1
 
     def folders(self) -> World:
         for shown, name in enumerate(self.names):
@@ -82,7 +83,7 @@ class World:
         return self
 
     def folder(self, name: str, shown: int) -> None:
-        for number in range(EACH):
+        for number in range(self.each):
             self.put(f"{name}/{number}.png", shown, number)
 
     def put(self, name: str, shown: int, number: int) -> None:
@@ -93,7 +94,7 @@ class World:
     def numbered(self, position: Callable[[int], int] = lambda position: position) -> World:
         """Validation images of ImageNet by number, and a list of the positions of their classes."""
         lines = []
-        for number in range(EACH * len(self.names)):
+        for number in range(self.each * len(self.names)):
             shown = number % len(self.names)
             name = f"ILSVRC2012_val_{number + 1:08}.png"
             self.put(name, shown, number)
@@ -114,12 +115,12 @@ class World:
         return Evaluation(self.load(), loaded, Settings(), scratch, "run")
 
 
-def own(data: Path, names: Sequence[str] = ENGLISH) -> World:
-    return World("imagefolder", data, list(names), list(range(12)), 12)
+def own(data: Path, names: Sequence[str] = ENGLISH, each: int = 1) -> World:
+    return World("imagefolder", data, list(names), list(range(12)), 12, each)
 
 
-def imagenet(data: Path) -> World:
-    return World("imagenet", data, [SYNSETS[position] for position in POSITIONS], POSITIONS, 1000)
+def imagenet(data: Path, each: int = 1) -> World:
+    return World("imagenet", data, [SYNSETS[position] for position in POSITIONS], POSITIONS, 1000, each)
 
 
 def fate(world: World, scratch: Path, before: Suite | None = None) -> tuple[str, str]:
@@ -222,7 +223,7 @@ def truth_from_0(data: Path) -> World:
     rows = [(number, synset, 0) for number, synset in enumerate(SYNSETS, start=1)]
     types = [("ILSVRC2012_ID", object), ("WNID", object), ("num_children", object)]
     savemat(data / "meta.mat", {"synsets": np.array(rows, dtype=types)[:, None]})
-    of_images = [str(POSITIONS[number % 12]) for number in range(12 * EACH)]
+    of_images = [str(position) for position in POSITIONS]
     lines = of_images + ["0"] * (50_000 - len(of_images))
     (data / "ILSVRC2012_validation_ground_truth.txt").write_text("\n".join(lines))
     return world
@@ -275,21 +276,21 @@ def test_what_files_tell_is_refused_before_an_image_is_classified(
 def permuted(data: Path) -> World:
     """A list of positions that are those of other classes."""
     following = dict(zip(POSITIONS, [*POSITIONS[5:], *POSITIONS[:5]], strict=True))
-    return imagenet(data).numbered(following.__getitem__)
+    return imagenet(data, EACH).numbered(following.__getitem__)
 
 
 def off_by_one(data: Path) -> World:
-    return imagenet(data).numbered(lambda position: position + 1)
+    return imagenet(data, EACH).numbered(lambda position: position + 1)
 
 
 def in_another_language(data: Path) -> World:
     """Outputs are in the order of the English names."""
-    return own(data, FRENCH).folders()
+    return own(data, FRENCH, EACH).folders()
 
 
 def of_another_order(data: Path) -> World:
     """A model of as many outputs, which have the order of another training."""
-    world = own(data).folders()
+    world = own(data, each=EACH).folders()
     world.outputs = [5, 0, 8, 1, 2, 10, 11, 3, 4, 6, 7, 9]
     return world
 
@@ -319,7 +320,7 @@ def test_what_no_file_tells_shows_in_the_clean_pass(tmp_path: Path, journal: Jou
 
 def test_two_swapped_folders_show_beside_a_baseline_alone(tmp_path: Path, journal: Journal) -> None:
     """Ten of twelve classes are right, as they could be of a model that takes two for each other."""
-    world = own(tmp_path / "data").folders()
+    world = own(tmp_path / "data", each=EACH).folders()
     before = world.load()
     assert fate(world, tmp_path / "scratch", before) == ("right", "1.0")
     for name, other in (("bear", "aside"), ("dog", "bear"), ("aside", "dog")):
@@ -341,9 +342,9 @@ def test_two_swapped_folders_show_beside_a_baseline_alone(tmp_path: Path, journa
 
 
 RIGHT = {
-    "class folders": lambda data: own(data).folders(),
-    "synsets": lambda data: imagenet(data).folders(),
-    "numbers": lambda data: imagenet(data).numbered(),
+    "class folders": lambda data: own(data, each=EACH).folders(),
+    "synsets": lambda data: imagenet(data, EACH).folders(),
+    "numbers": lambda data: imagenet(data, EACH).numbered(),
 }
 
 

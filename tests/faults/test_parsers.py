@@ -485,6 +485,8 @@ def row(path: Path) -> object:
         record = json.loads(path.read_text())
     except RecursionError as error:
         raise ValueError(str(error)) from error
+    if not isinstance(record, dict):
+        raise ValueError("no row at all")
     found = ResultRow.from_dict(record)
     assert ResultRow.from_dict(json.loads(json.dumps(found.to_dict()))) == found
     return found
@@ -641,45 +643,47 @@ def index(path: Path) -> object:
     return remembered("length", folder, [folder / "image.jpg"], lambda file: len(file.read_bytes()))
 
 
-IDS, WEIGHTS, CLASSES = "under other ids of images", "under another hash of weights", "under another hash of the set"
+IMAGES, WEIGHTS = "under another hash of the set of images", "under another hash of weights"
 FORMATS: dict[str, Format] = {
-    "finished cell": Format(write_cell, finished),
+    "finished cell": Format(write_cell, finished, times=0.5),
     "representation": Format(write_representation, representation),
     "row": Format(write_row, row, ValueError, "as another row"),
     "table of rows": Format(write_rows, rows, shown="under another hash than the history of the baseline has"),
     "history of a baseline": Format(write_history, history, shown="as another line to be read in a diff"),
     "outcomes": Format(write_outcomes, outcomes),
     "evidence": Format(write_evidence, evidence),
-    "model of a run": Format(write_model, of_run("models", 1)),
+    "model of a run": Format(write_model, of_run("models", 1), times=0.5),
     "images of a run": Format(write_images, images),
     "plan of a run": Format(write_plan, of_run("plan")),
-    "index of files": Format(write_index, index),
-    "claims": Format(write_claims, claims, shown="as another line to be read in a diff"),
+    "index of files": Format(write_index, index, times=0.2),
+    "claims": Format(write_claims, claims, shown="as another line to be read in a diff", times=0.3),
     "level": Format(text("0.50"), level, ValueError, "as another level"),
     "severity": Format(text("s2.50"), level, ValueError, "as another level"),
     "cell": Format(text("mae_ft_s0-random_patch-0.50"), cell, ValueError, "as another cell"),
     "idx": Format(write_idx, idx, ImageError),
-    "batch of Python 2": Format(write_batch, batch, SuiteError, IDS),
-    "batch of protocol 0": Format(write_pickle(0), batch, SuiteError, IDS),
-    "batch of protocol 4": Format(write_pickle(4), batch, SuiteError, IDS),
-    "batch of records": Format(write_records, batch, SuiteError, IDS),
-    "corrupted images": Format(write_npy(np.uint8, (10, 2, 2, 3)), npy((10, 2, 2, 3)), SuiteError, IDS),
+    "batch of Python 2": Format(write_batch, batch, SuiteError, IMAGES),
+    "batch of protocol 0": Format(write_pickle(0), batch, SuiteError, IMAGES, times=0.3),
+    "batch of protocol 4": Format(write_pickle(4), batch, SuiteError, IMAGES, times=0.5),
+    "batch of records": Format(write_records, batch, SuiteError, IMAGES),
+    "corrupted images": Format(
+        write_npy(np.uint8, (10, 2, 2, 3)), npy((10, 2, 2, 3)), SuiteError, "under another fingerprint"
+    ),
     "corrupted labels": Format(
         write_npy(np.int64, (10,)), npy((10,)), SuiteError, "as others than the clean images have"
     ),
-    "weights": Format(write_weights, weights, ModelError, WEIGHTS, times=0.3),
-    "bundled weights": Format(write_bundled, bundled, ModelError, times=0.3),
-    "model card": Format(write_card, card, ModelError, "in the list of models"),
-    "checkpoint": Format(write_checkpoint(".pth"), checkpoint, ModelError, times=0.5),
-    "old checkpoint": Format(write_checkpoint(".pth", legacy=True), checkpoint, ModelError, WEIGHTS, times=0.5),
-    "safetensors": Format(write_checkpoint(".safetensors"), checkpoint, ModelError, WEIGHTS),
-    "Kaggle's classes": Format(write_kaggle, truth, SuiteError, CLASSES),
-    "Caffe's classes": Format(write_caffe, truth, SuiteError, CLASSES),
-    "list of synsets": Format(write_list, truth, SuiteError, CLASSES, times=0.1),
-    "table of synsets": Format(write_devkit, truth, SuiteError, CLASSES, times=0.1),
-    "parquet": Format(write_parquet, shard("parquet"), SuiteError, IDS, times=0.5),
-    "arrow": Format(write_arrow, shard("arrow"), SuiteError, IDS, times=0.5),
-    "tar": Format(write_tar, shard("webdataset"), SuiteError, IDS),
+    "weights": Format(write_weights, weights, ModelError, WEIGHTS, times=0.1),
+    "bundled weights": Format(write_bundled, bundled, ModelError, times=0.2),
+    "model card": Format(write_card, card, ModelError, "in the list of models", times=0.5),
+    "checkpoint": Format(write_checkpoint(".pth"), checkpoint, ModelError, times=0.3),
+    "old checkpoint": Format(write_checkpoint(".pth", legacy=True), checkpoint, ModelError, WEIGHTS, times=0.2),
+    "safetensors": Format(write_checkpoint(".safetensors"), checkpoint, ModelError, WEIGHTS, times=0.5),
+    "Kaggle's classes": Format(write_kaggle, truth, SuiteError, IMAGES),
+    "Caffe's classes": Format(write_caffe, truth, SuiteError, IMAGES),
+    "list of synsets": Format(write_list, truth, SuiteError, IMAGES, times=0.1),
+    "table of synsets": Format(write_devkit, truth, SuiteError, IMAGES, times=0.1),
+    "parquet": Format(write_parquet, shard("parquet"), SuiteError, IMAGES, times=0.3),
+    "arrow": Format(write_arrow, shard("arrow"), SuiteError, IMAGES, times=0.3),
+    "tar": Format(write_tar, shard("webdataset"), SuiteError, IMAGES, times=0.5),
 }
 
 
@@ -742,6 +746,15 @@ def archived(names: Sequence[str], content: bytes) -> bytes:
     return file.getvalue()
 
 
+def packed_arrays() -> bytes:
+    """An archive whose contents say that they unpack to much."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("schema_version.npy", of_numpy((1 << 20,)) + bytes(1 << 20))
+        archive.filelist[0].file_size = ENORMOUS
+    return file.getvalue()
+
+
 def old_storage() -> bytes:
     """A tensor of many numbers, as torch wrote them before it wrote archives."""
     import torch
@@ -754,7 +767,7 @@ def old_storage() -> bytes:
 
 def packed_archive() -> bytes:
     file = io.BytesIO()
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         for name, content in (("x/data.pkl", bytes(1 << 28)), ("x/version", b"3"), ("x/byteorder", b"little")):
             archive.writestr(name, content)
     return file.getvalue()
@@ -791,7 +804,7 @@ def of_matlab(nested: int = 0, zeros: int = 0) -> bytes:
     found = matrix(9, element(2, bytes(zeros)), b"synsets", zeros) if zeros else matrix(1, b"")
     for depth in range(nested):
         found = matrix(1, found, b"synsets" if depth == nested - 1 else b"")
-    return b"MATLAB 5.0".ljust(124) + b"\0\1IM" + element(15, zlib.compress(found))
+    return b"MATLAB 5.0".ljust(124) + b"\0\1IM" + element(15, zlib.compress(found, 1))
 
 
 def of_parquet() -> bytes:
@@ -835,9 +848,9 @@ BOMBS: dict[str, tuple[str, Callable[[], bytes]]] = {
     "archive of arrays": ("outcomes", lambda: archived(OUTCOMES, of_numpy((ENORMOUS,)))),
     "archive of long texts": ("outcomes", lambda: archived(OUTCOMES, of_numpy((), f"<U{2**31 - 1}"))),
     "archive of evidence": ("evidence", lambda: archived(EVIDENCE, of_numpy((ENORMOUS,)))),
-    "archive of packed zeros": ("evidence", lambda: archived(EVIDENCE, of_numpy((1 << 28,)) + bytes((1 << 28) - 100))),
+    "archive of packed zeros": ("outcomes", packed_arrays),
     "idx": ("idx", lambda: gzip.compress(b"\0\0\x08\x03" + b"\xff" * 12 + bytes(100))),
-    "idx of packed zeros": ("idx", lambda: gzip.compress(b"\0\0\x08\x01\0\0\0\x05" + bytes(1 << 28))),
+    "idx of packed zeros": ("idx", lambda: gzip.compress(b"\0\0\x08\x01\0\0\0\x05" + bytes(1 << 28), 1)),
     "pickled bytes": ("batch of Python 2", lambda: b"\x8e" + (2**60).to_bytes(8, "little") + b"x."),
     "pickled text": ("batch of Python 2", lambda: b"T" + (2**31 - 1).to_bytes(4, "little") + b"x."),
     "pickled number": ("batch of Python 2", lambda: b"\x8b" + (2**31 - 1).to_bytes(4, "little") + b"x."),

@@ -74,9 +74,8 @@ FEW = (no_such_keyword, no_such_item, family_without_cells)
 @pytest.mark.parametrize(
     ("select", "workers"),
     [
-        pytest.param(select, workers, marks=() if select in FEW and not workers else pytest.mark.faults)
-        for select in EMPTY
-        for workers in ((), ("-n", "2"))
+        *((select, ()) for select in FEW),
+        *(pytest.param(select, workers, marks=pytest.mark.faults) for select in EMPTY for workers in ((), ("-n", "2"))),
     ],
 )
 def test_empty_or_ambiguous_selection_is_said_and_not_green(
@@ -114,7 +113,8 @@ def test_twice(cell, again):
 """
 
 
-@pytest.mark.parametrize("workers", [(), pytest.param(("-n", "2"), marks=pytest.mark.faults)], ids=["alone", "workers"])
+@pytest.mark.faults
+@pytest.mark.parametrize("workers", [(), ("-n", "2")], ids=["alone", "workers"])
 def test_cell_that_is_selected_several_times_is_run_once(
     project: Project, journal: Journal, workers: tuple[str, ...]
 ) -> None:

@@ -216,9 +216,10 @@ def older(content: bytes) -> bytes:
     return json.dumps({name: value for name, value in record.items() if name not in SEAL} | {"row": row}).encode()
 
 
-def test_damaged_cell_is_run_again_and_said(project: Project, journal: Journal) -> None:
+@pytest.mark.parametrize("times", [1, pytest.param(5, marks=pytest.mark.faults)])
+def test_damaged_cell_is_run_again_and_said(project: Project, journal: Journal, times: int) -> None:
     rows = finished(project, "bright")
-    random = Random(1)
+    folder, random = project.path / "run/cells/bright", Random(times)
     damages: list[Callable[[bytes], bytes]] = [
         lambda content: content[: random.randrange(1, len(content))],
         lambda content: content[:200] + b"\0" * 64 + content[264:],
@@ -227,30 +228,31 @@ def test_damaged_cell_is_run_again_and_said(project: Project, journal: Journal) 
         lambda _: b"",
         lambda _: b"[]",
         lambda _: random.randbytes(100),
-        lambda _: (project.path / "run/cells/bright/clean-0.00.json").read_bytes(),
+        lambda _: (folder / "clean-0.00.json").read_bytes(),
     ]
-    folder = project.path / "run/cells/bright"
-    of_older_schema, *files = random.sample(sorted(folder.glob("*_blur*.json")), 1 + len(damages))
-    for file, damage in zip(files, damages, strict=True):
-        file.write_bytes(damage(file.read_bytes()))
-    of_older_schema.write_bytes(older(of_older_schema.read_bytes()))
-    result = resumed(project)
-    assert result.ret == 0
-    said = notes(result)
-    assert said.pop(f"bright-{of_older_schema.stem}") == "it is of schema 1, which does not say on which machine"
-    damaged = {f"bright-{file.stem}" for file in files}
-    assert said.keys() == damaged
-    assert all(words.startswith("its file is damaged (") for words in said.values())
-    assert rows.items() <= project.rows().items()
+    lost = silent = 0
+    for _ in range(times):
+        of_older_schema, *files = random.sample(sorted(folder.glob("*_blur*.json")), 1 + len(damages))
+        for file, damage in zip(files, damages, strict=True):
+            file.write_bytes(damage(file.read_bytes()))
+        of_older_schema.write_bytes(older(of_older_schema.read_bytes()))
+        result = resumed(project)
+        assert result.ret == 0
+        said = notes(result)
+        assert said.pop(f"bright-{of_older_schema.stem}") == "it is of schema 1, which does not say on which machine"
+        damaged = {f"bright-{file.stem}" for file in files}
+        assert said.keys() == damaged
+        lost += sum(project.rows()[name] != row for name, row in rows.items())
+        silent += sum(not said[name].startswith("its file is damaged (") for name in damaged)
+    assert notes(resumed(project)) == {}
+    assert forwards(project) == 0
     journal(
         Injection(
             "stale",
             "the file of a stored cell is cut, changed, empty, of another cell, or something else",
-            len(damages),
+            times * len(damages),
             "the cell is run again, which is said with what is wrong with the file, and the file is replaced",
-            lost=sum(project.rows()[name] != rows[name] for name in damaged),
-            silent=len(damaged - said.keys()),
+            lost=lost,
+            silent=silent,
         )
     )
-    assert notes(resumed(project)) == {}
-    assert forwards(project) == 0

@@ -281,14 +281,14 @@ def test_updating_takes_a_worse_model_for_the_new_baseline(project: Project) -> 
 def test_a_clean_cell_that_ran_as_the_reference_is_listed_and_not_judged(project: Project) -> None:
     project.matrix("clean", "blur", per_class=60)
     update(project)
-    worse(project, {"colour-gaussian_blur-1.00": (0, 100)})  # which hits the clean pass, since that comes first
+    worse(project, {"colour-gaussian_blur-1.00": (0, 60)})  # which hits the clean pass, since that comes first
     result = project.run("-k", "gaussian", "--mae-run", "after")
     assert result.ret == 0
-    assert project.rows("after")["colour-clean-0.00"]["top1"] == pytest.approx(80 / 180)
-    result.stdout.re_match_lines([r"colour-clean-0\.00 +100\.00 % +44\.44 % .* reference"])
+    assert project.rows("after")["colour-clean-0.00"]["top1"] == pytest.approx(120 / 180)
+    result.stdout.re_match_lines([r"colour-clean-0\.00 +100\.00 % +66\.67 % .* reference"])
     assert "3 unchanged, 0 pass, 0 inconclusive, 0 regression" in said(result)
     assert "3 of the 13 cells that the baseline holds of these models were judged" in said(result)
-    worse(project, {"colour-clean-0.00": (0, 100)})
+    worse(project, {"colour-clean-0.00": (0, 60)})
     assert failed(project.run("-k", "gaussian or clean-0.00")) == {"colour-clean-0.00"}
 
 
@@ -401,7 +401,7 @@ def test_a_later_step_is_told_to_whoever_writes_down_what_failed(
     summary = project.write("summary.md", "Before.\n")
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))
     both = {"test_x.py::test_cell[colour-gaussian_blur-3.00]", "test_x.py::test_cell[colour-box_blur-10.50]"}
-    for workers in ("0", "2"):
+    for workers in ("0", "1"):
         result = project.run("-n", workers, "--junitxml", "junit.xml", "--mae-run", f"after{workers}")
         assert result.ret == 1
         lastfailed = project.path / ".pytest_cache/v/cache/lastfailed"
@@ -421,6 +421,7 @@ def test_a_later_step_is_told_to_whoever_writes_down_what_failed(
     assert failed(project.run("--lf")) == {"colour-gaussian_blur-3.00", "colour-box_blur-10.50"}
 
 
+@pytest.mark.faults  # starts four workers
 def test_verdicts_are_the_same_from_workers_and_after_a_resumed_part(project: Project) -> None:
     project.matrix("clean", "blur", models=("colour", "other"), per_class=60)
     update(project)
@@ -453,7 +454,6 @@ def test_the_same_weights_that_predict_otherwise_on_the_same_machine_are_a_fault
     assert failed(result) == {"colour-gaussian_blur-3.00"}  # one image of 180, of which no test would make anything
     assert "Same weights, machine and libraries, yet 1 prediction in 1 cell changed" in said(result)
     result.stdout.re_match_lines([r"colour-gaussian_blur-3\.00 .* determinism fault"])
-    assert failed(project.run("-n", "2")) == {"colour-gaussian_blur-3.00"}
     assert update(project, run="again").ret == 0  # which is the way to accept it
     assert project.run().ret == 0
 

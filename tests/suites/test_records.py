@@ -76,6 +76,15 @@ def test_file_that_vanished_is_named(writer: Any, tmp_path: Path) -> None:
         assert str(listing[3].file) in str(caught.value)
 
 
+def test_folder_that_cannot_be_listed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(folder: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(folder))
+
+    monkeypatch.setattr(Path, "iterdir", refused)
+    with pytest.raises(SuiteError, match=rf"{tmp_path}: cannot be listed \(.*Permission denied.*make it readable"):
+        in_class_folders(tmp_path, CLASSES)
+
+
 def test_file_that_is_no_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "x.jpg").mkdir()
     with pytest.raises(ImageError, match=r"x.jpg: cannot be read"):
