@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import struct
+import tokenize
 import zlib
 from pathlib import Path
 from zipfile import BadZipFile, ZipFile
@@ -38,7 +39,18 @@ def arrays(path: Path, most: int = MOST) -> dict[str, np.ndarray]:
                 _check(name, content)
                 found[name] = np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
             return found
-    except (BadZipFile, EOFError, LookupError, RuntimeError, TypeError, struct.error, zlib.error) as error:
+    except (
+        BadZipFile,
+        EOFError,
+        LookupError,
+        MemoryError,
+        RuntimeError,
+        SyntaxError,
+        TypeError,
+        struct.error,
+        tokenize.TokenError,
+        zlib.error,
+    ) as error:
         raise ValueError(str(error)) from error
 
 

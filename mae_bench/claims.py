@@ -228,7 +228,10 @@ def stored_verdicts(text: str) -> dict[str, str]:
     Raises:
         ClaimError: the text is something else, or holds a contrast that was stated otherwise, or is stated no more.
     """
-    lines = list(csv.DictReader(io.StringIO(text)))
+    try:
+        lines = list(csv.DictReader(io.StringIO(text)))
+    except csv.Error as error:
+        raise ClaimError(f"claims.csv cannot be read ({error}); make it again with mae-bench claims") from error
     if not lines or tuple(lines[0]) != COLUMNS:
         raise ClaimError("claims.csv is not a table of claims; make it again with mae-bench claims")
     for line in lines:

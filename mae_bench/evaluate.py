@@ -465,8 +465,9 @@ class Evaluation:
             clean = self.result("clean", Level(0.0), shard, seconds) if self.model.entry.head else None
             if collector is not None:
                 self._pass("clean", Level(0.0), self._blocks_beyond, reference, collector)
-        except BenchError as error:
-            self._failed = str(error)  # every cell needs the clean pass, and it would end the same way
+        except BaseException as error:
+            if isinstance(error, BenchError):  # every cell needs the clean pass, and it would end the same way
+                self._failed = str(error)
             self.close()
             raise
         self._clean, self._clean_collector, self._reference = clean, collector, reference

@@ -51,7 +51,7 @@ def unsealed(content: bytes) -> tuple[dict[str, Any], int]:
     if not isinstance(record, dict):
         raise ValueError(f"it holds {type(record).__name__}, not an object")
     version = record.pop("schema_version", 1)
-    if (seal is None) != (version == 1):
+    if (seal is None) != (version == 1) or "sha256" in record:
         raise ValueError("its sha256 is damaged or missing")
     if type(version) is not int or not 1 <= version <= SCHEMA_VERSION:
         raise ValueError(f"schema {version!r} is not known here (known: 1 to {SCHEMA_VERSION}), use a newer mae_bench")

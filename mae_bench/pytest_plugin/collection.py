@@ -126,7 +126,9 @@ def pytest_collection_finish(session: pytest.Session) -> None:
             cell = Cell.parse(params["mae_bench_represented"])
             harness.represented.setdefault(cell.model, set()).add(cell.condition)
     is_worker = hasattr(config, "workerinput")
-    if not config.option.collectonly and not is_worker and any(model_of(item) for item in session.items):
+    if config.option.collectonly or is_worker or session.testsfailed:
+        return
+    if any(model_of(item) for item in session.items):
         harness.check_before_run()
 
 

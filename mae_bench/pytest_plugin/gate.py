@@ -41,6 +41,7 @@ class Gate:
         self.harness = harness
         self.comparisons: dict[str, dict[str, Any]] = {}
         self.notes: dict[str, str] = {}
+        self.redone: list[str] = []
         self.claims: list[str] = []
         self.sections: list[tuple[str, str]] = []
         self.passed: dict[str, list[pytest.TestReport]] = {}
@@ -48,6 +49,8 @@ class Gate:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.when == "call" and report.passed and (claim := said(report, "mae_claim")):
             self.claims.append(claim["claim"])
+        if report.when == "call" and (note := said(report, "mae_representation").get("note")):
+            self.redone.append(note)
         told = said(report, "mae_cell")
         if report.when == "call" and told:
             self.harness.began = True  # though the controller of workers may not know whose cells these are
@@ -111,7 +114,7 @@ class Gate:
         self.sections.append(
             ("mae_bench: leaderboard", f"{board.caption}\n\n{board.to_text()}\n\nResults: {shown(run.path)}")
         )
-        if notes := [note for note in self.notes.values() if note]:
+        if notes := [*filter(None, self.notes.values()), *self.redone]:
             self.sections.append(("mae_bench: not resumed", "\n".join(notes)))
         if harness.baseline_path is None:
             return []

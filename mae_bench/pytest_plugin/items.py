@@ -118,7 +118,7 @@ class BoundRepresentation(BoundCell):
             reason = executor.evaluation.not_applicable(kind)
         except BenchError as error:
             self._fail(error)
-        self._say("mae_representation", {"cell": self.cell.id})
+        self._say("mae_representation", {"cell": self.cell.id, "note": executor.note})
         if reason is not None:
             pytest.skip(f"not applicable: {reason}")
         return representation

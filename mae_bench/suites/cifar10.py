@@ -14,7 +14,7 @@ from PIL import Image
 from mae_bench.images import content_hash, decode, stratified
 from mae_bench.suites import Suite, SuiteEntry, SuiteError
 from mae_bench.suites.batches import batch_file, read_batches
-from mae_bench.suites.imagefolder import class_folders, image_files
+from mae_bench.suites.imagefolder import class_folders, image_files, unchanged
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 MEAN = (0.4914, 0.4822, 0.4465)
@@ -69,7 +69,7 @@ def load(entry: SuiteEntry, data: Path) -> Suite:
     found = _files(data / "test")
     hashes = [content_hash(path.read_bytes()) for _, path in found]
     order, manifest = stratified(hashes, [label for label, _ in found], CLASSES)
-    return Suite(entry, manifest, MEAN, lambda position: _checked(found[order[position]][1]))
+    return Suite(entry, manifest, MEAN, lambda position: _checked(found[order[position]][1], hashes[order[position]]))
 
 
 def _batches(data: Path, names: Sequence[str]) -> list[Path]:
@@ -95,8 +95,9 @@ def _files(folder: Path) -> list[tuple[int, Path]]:
     return [(label, path) for label, name in enumerate(CLASSES) for path in image_files(folder / name)]
 
 
-def _checked(path: Path) -> Image.Image:
-    image = decode(path)
+def _checked(path: Path, known: str | None = None) -> Image.Image:
+    """The image in a file, whose content hash is ``known`` where it was taken."""
+    image = decode(path) if known is None else unchanged(path, known)
     if image.size != (32, 32):
         raise SuiteError(f"{path}: {image.size[0]}x{image.size[1]} pixels; images of CIFAR-10 have 32x32")
     return image

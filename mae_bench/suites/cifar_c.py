@@ -96,8 +96,9 @@ def load(entry: SuiteEntry, data: Path) -> Suite:
     def stored(name: str, severity: int) -> StoredImages:
         path = data / f"{name}.npy"
         corrupted = _array(path, (SEVERITIES * len(pixels), SIDE, SIDE, 3))
-        copies = corrupted[(severity - 1) * len(pixels) : severity * len(pixels)]
-        fingerprint = content_hash(np.ascontiguousarray(copies).tobytes())
+        # read once: what is hashed is what is shown, whatever becomes of the file
+        copies = np.array(corrupted[(severity - 1) * len(pixels) : severity * len(pixels)])
+        fingerprint = content_hash(copies.tobytes())
         return StoredImages(fingerprint, lambda position: Image.fromarray(copies[order[position]]))
 
     return Suite(entry, manifest, cifar.mean, lambda position: Image.fromarray(pixels[order[position]]), stored)

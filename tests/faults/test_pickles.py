@@ -426,7 +426,7 @@ def test_no_payload_runs_whoever_reads_it(
             failure="pickles",
             what=f"programs in place of weights or arrays, {len(LOADERS)} readers each",
             count=seen["refused"] + seen["read"],
-            behaviour=f"{seen['refused']} refused with the file named, {seen['run']} run, whatever the environment allows",
+            behaviour=f"{seen['refused']} refused by name, {seen['run']} run, whatever the environment allows",
             silent=seen["run"],
         )
     )

@@ -75,8 +75,8 @@ NAN = """
         ),
         (
             f"{NAN}    return {WRAPPED.format('Nan()')}",
-            "cell bad-clean-0.00 is invalid: 15 of 15 images in a block have NaN or infinite logits or features, the first "
-            "is ",
+            "cell bad-clean-0.00 is invalid: 15 of 15 images in a block have NaN or infinite logits or features, the "
+            "first is ",
         ),
         (
             f"return {WRAPPED.format(FLAT)}.to('meta')",
