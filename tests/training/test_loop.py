@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pytest
@@ -101,11 +101,11 @@ def test_kill_while_a_checkpoint_is_written_costs_no_more_than_the_steps_since_t
     expected, _, _ = run(images, tmp_path / "whole")
     saved = torch.save
 
-    def torn(state: dict[str, Any], path: Path) -> None:
+    def torn(state: dict[str, Any], file: BinaryIO) -> None:
         if state["step"] == 8:
-            Path(path).write_bytes(b"half a check")
+            file.write(b"half a check")
             raise KilledError
-        saved(state, path)
+        saved(state, file)
 
     with monkeypatch.context() as patch:
         patch.setattr(torch, "save", torn)
