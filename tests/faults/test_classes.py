@@ -182,8 +182,8 @@ def test_a_head_that_was_never_trained_is_no_better_than_chance(
             failure="classes",
             what=f"a head that was never trained, on features that tell {classes} classes apart",
             count=count,
-            behaviour=f"All cells of {refused} models end in an error after the clean pass. The others recognise so many "
-            "classes by luck that they count as poor models, with the accuracy that they have.",
+            behaviour=f"All cells of {refused} models end in an error after the clean pass. The others recognise so "
+            "many classes by luck that they count as poor models, with the accuracy that they have.",
         )
     )
     assert refused >= 0.95 * count
