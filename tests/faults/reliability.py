@@ -65,9 +65,9 @@ class Injection:
 
 
 def injections(log: Path) -> list[Injection]:
-    """The injections of a log, each once: of repeated ones the last."""
+    """The injections of a log, each once: of those that were tried in several sizes the largest, the last of equals."""
     found = [Injection(**json.loads(line)) for line in log.read_text().splitlines()]
-    return list({(one.failure, one.what): one for one in found}.values())
+    return list({(one.failure, one.what): one for one in sorted(found, key=lambda one: one.count)}.values())
 
 
 def page(found: Iterable[Injection]) -> str:
