@@ -9,7 +9,6 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,7 @@ from mae_bench.indicators.block_sums import BlockSums
 from mae_bench.indicators.calibration import calibration_sums, expected_calibration_error
 from mae_bench.indicators.chance import at_chance
 from mae_bench.indicators.profile import Record, profile
-from mae_bench.machine import libraries, machine
+from mae_bench.machine import libraries, machine, version_of
 from mae_bench.models.pool import LoadedModel
 from mae_bench.models.taps import KINDS, Features
 from mae_bench.reference import CleanSide, Key, Reference, to_device
@@ -325,7 +324,7 @@ class Evaluation:
             "subset": f"first {self.images} of {len(self.suite.manifest.ids)}",
             "indicator_version": INDICATOR_VERSION,
             "torch_version": str(torch.__version__),
-            "mae_bench_version": version("mae_bench"),
+            "mae_bench_version": version_of("mae_bench"),
         }
 
     def _unit(self, kind: Degradation, level: Level) -> str:

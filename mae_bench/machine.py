@@ -49,10 +49,16 @@ def processor(info: Path) -> str:
 
 
 @cache
+def version_of(distribution: str) -> str:
+    """The installed version, looked up on the disk once."""
+    return version(distribution)
+
+
+@cache
 def libraries() -> str:
     """Name and version of each library, torch aside, that a prediction depends on.
 
     >>> libraries().split()[0]
     'kornia'
     """
-    return " ".join(f"{name} {version(name)}" for name in ("kornia", "numpy", "pillow", "timm", "torchvision"))
+    return " ".join(f"{name} {version_of(name)}" for name in ("kornia", "numpy", "pillow", "timm", "torchvision"))
