@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mae_bench.suites import Suite
 
 # a slow machine is no failure, so neither the deadline nor the health check that looks at the clock applies
-settings.register_profile("any_machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("any_machine", deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any_machine")
 
 
@@ -403,9 +403,10 @@ class Project:
 
     def keep_imports(self) -> None:
         """Remember what is imported now, but for the project's own modules."""
-        for name, module in sys.modules.items():
+        for name in sys.modules.keys() - self.imports.keys():
+            module = sys.modules[name]
             if not str(getattr(module, "__file__", "")).startswith(str(self.path)):
-                self.imports.setdefault(name, module)
+                self.imports[name] = module
 
     @property
     def log(self) -> list[str]:

@@ -274,7 +274,9 @@ def cnn_subject(evaluate: Build, suite: Suite, small_resnet: Build) -> Subject:
     return Subject(evaluate(suite, loaded(small_resnet(), "cnn")), stage_features)
 
 
-@pytest.fixture(scope="module", params=["subject", "average_subject", "cnn_subject"])
+@pytest.fixture(
+    scope="module", params=["subject", pytest.param("average_subject", marks=pytest.mark.thorough), "cnn_subject"]
+)
 def any_subject(request: pytest.FixtureRequest) -> Subject:
     made: Subject = request.getfixturevalue(request.param)
     return made

@@ -61,6 +61,7 @@ def baseline(cell_result: Callable[..., CellResult], tmp_path: Path) -> Baseline
     return Baseline(tmp_path, {cell_of(r.row).id: r.row for r in results}, outcomes)
 
 
+@pytest.mark.thorough  # draws all of them twice
 def test_every_figure_is_drawn_as_svg_and_png_and_the_same_each_time(
     baseline: Baseline, evidence: Evidence, tmp_path: Path
 ) -> None:
@@ -103,6 +104,7 @@ def test_profiles_show_each_model_at_its_values(evidence: Evidence, tmp_path: Pa
     figures.save(figure, tmp_path, "profiles")
 
 
+@pytest.mark.thorough  # draws hundreds of pictures
 def test_strip_has_every_degradation_at_every_level(
     random_suite: Callable[..., Suite], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

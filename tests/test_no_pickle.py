@@ -162,7 +162,7 @@ for name, read in (
 """
 
 
-@pytest.mark.faults  # starts an interpreter
+@pytest.mark.thorough  # starts an interpreter
 def test_environment_takes_no_guard_away(tmp_path: Path) -> None:
     run = subprocess.run(
         [sys.executable, "-c", HOSTILE, str(tmp_path)],

@@ -60,11 +60,20 @@ def vit(small_vit: Build) -> LoadedModel:
     return loaded(small_vit())
 
 
+@pytest.fixture(scope="module")
+def two_classes(random_suite: Build) -> Suite:
+    """The smallest that can be parted, and a sample that passes one by one are not long for."""
+    result: Suite = random_suite(220, classes=("a", "b"))
+    return result
+
+
 @pytest.fixture
 def evaluate(tmp_path: Path, suite: Suite) -> Iterator[Build]:
     made: list[Evaluation] = []
 
-    def build(model: LoadedModel, represented: tuple[str, ...] = (), **settings: Any) -> Evaluation:
+    def build(
+        model: LoadedModel, represented: tuple[str, ...] = (), suite: Suite = suite, **settings: Any
+    ) -> Evaluation:
         evaluation = Evaluation(suite, model, Settings(**settings), tmp_path / "scratch", "run", represented)
         made.append(evaluation)
         return evaluation
@@ -125,9 +134,9 @@ def tokens_by_hand(evaluation: Evaluation, condition: tuple[str, Level]) -> dict
 
 @pytest.mark.parametrize("condition", [CLEAN, HALF])
 def test_separability_is_that_of_the_samples_tokens(
-    evaluate: Build, vit: LoadedModel, condition: tuple[str, Level]
+    evaluate: Build, small_vit: Build, two_classes: Suite, condition: tuple[str, Level]
 ) -> None:
-    evaluation = evaluate(vit, limit=512)
+    evaluation = evaluate(loaded(small_vit(num_classes=2)), suite=two_classes)
     found = values_of(evaluation.represent(*condition))
     clean, seen = (tokens_by_hand(evaluation, c) for c in (CLEAN, condition))
     for layer, kind in ((1, "cls"), (2, "cls"), (0, "mean_patch"), (2, "mean_patch"), (3, "cls")):
@@ -160,6 +169,7 @@ def test_attention_is_the_mean_over_the_leading_images(evaluate: Build, vit: Loa
             assert found[name, block, None, "patch"] == pytest.approx(float(expected[name].mean()), abs=1e-5)
 
 
+@pytest.mark.thorough  # makes ten replicates of every layer
 def test_replicates_are_the_values_without_a_tenth_of_the_images(evaluate: Build, vit: LoadedModel) -> None:
     evaluation = evaluate(vit, limit=512, jackknife=True)
     made = evaluation.represent(*CLEAN)
@@ -200,6 +210,17 @@ def test_classes_too_small_for_tenths_have_no_replicates(tmp_path: Path, random_
     assert made.value("separability", 1, "cls") is not None
 
 
+@pytest.fixture(scope="module")
+def represented(two_classes: Suite, small_vit: Build, tmp_path_factory: pytest.TempPathFactory) -> Representation:
+    evaluation = Evaluation(
+        two_classes, loaded(small_vit(num_classes=2)), Settings(), tmp_path_factory.mktemp("scratch"), "run"
+    )
+    try:
+        return evaluation.represent(*CLEAN)
+    finally:
+        evaluation.close()
+
+
 def test_value_is_asked_for_by_name(evaluate: Build, vit: LoadedModel) -> None:
     made = evaluate(vit, limit=512).represent(*HALF)
     values = values_of(made)
@@ -224,10 +245,10 @@ def test_value_is_asked_for_by_name(evaluate: Build, vit: LoadedModel) -> None:
     ],
 )
 def test_layer_or_head_that_does_not_exist_is_named_with_those_that_do(
-    evaluate: Build, vit: LoadedModel, asked: tuple[Any, ...], message: str
+    represented: Representation, asked: tuple[Any, ...], message: str
 ) -> None:
     with pytest.raises(RepresentationError) as caught:
-        evaluate(vit, limit=512).represent(*CLEAN).value(*asked)
+        represented.value(*asked)
     assert str(caught.value).startswith(message)
 
 
@@ -240,6 +261,7 @@ def test_intervals_hold_their_value(evaluate: Build, vit: LoadedModel) -> None:
 # --------------------------------------------------------------------------- whatever else runs
 
 
+@pytest.mark.thorough  # represents four times
 def test_limit_and_batch_do_not_change_what_the_sample_says(evaluate: Build, vit: LoadedModel) -> None:
     whole = values_of(evaluate(vit, limit=0).represent(*HALF))
     for settings in ({"limit": 512}, {"limit": 512, "batch_size": 7}, {"limit": 0, "batch_size": 512}):
@@ -314,8 +336,7 @@ def test_cnn_has_stages_but_no_attention(evaluate: Build, small_resnet: Build) -
 # --------------------------------------------------------------------------- token_drop
 
 
-@pytest.mark.parametrize("level", [0.1, 0.5, 0.9])
-@pytest.mark.parametrize("pool", ["token", "avg"])
+@pytest.mark.parametrize(("pool", "level"), [("token", 0.5), ("avg", 0.1), ("avg", 0.9)])
 def test_token_drop_is_a_forward_pass_without_the_tokens(
     evaluate: Build, small_vit: Build, pool: str, level: float
 ) -> None:

@@ -21,12 +21,17 @@ from mae_bench.suites import Suite
 from mae_bench.trajectories import conditions, evaluated
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-SETTINGS = Settings(limit=512)
+SETTINGS = Settings()
 
 
 @pytest.fixture(scope="module")
 def suite(random_suite: Callable[..., Suite]) -> Suite:
-    return random_suite(520, classes=tuple("abcdefghij"))
+    return random_suite(260, classes=tuple("abcdefghij"))
+
+
+@pytest.fixture(scope="module")
+def few_images(random_suite: Callable[..., Suite]) -> Suite:
+    return random_suite(20, classes=tuple("abcdefghij"))
 
 
 def network() -> nn.Module:
@@ -56,27 +61,28 @@ def test_conditions_are_those_of_the_default_matrix(suite: Suite) -> None:
     assert len(conditions(suite)) == 1 + 3 * (4 + 9 + 1)
 
 
+@pytest.mark.thorough  # evaluates every checkpoint twice
 def test_counts_are_those_of_cells(suite: Suite, folder: Path, few: list[tuple[str, Level]], tmp_path: Path) -> None:
     found = evaluated(folder, suite, SETTINGS, tmp_path / "scratch", lambda _: None)
-    assert found.images == 512
+    assert found.images == 260
     assert found.correct.keys() == {"mae_ft_s0"}
     for share, counts in found.correct["mae_ft_s0"].items():
         path = folder / f"mae_ft_s0@{share}.safetensors"
         model = Pool("cpu").load(ModelEntry("x"), lambda path=path: load_weights(path))
         evaluation = Evaluation(suite, model, SETTINGS, tmp_path / "other", "run")
-        labels = suite.manifest.labels[:512]
+        labels = suite.manifest.labels
         right = {f"{name}-{level}": evaluation.run(name, level).prediction == labels for name, level in few}
         assert counts == {c: (r[:256].sum(), r[256:].sum()) for c, r in right.items()}
         evaluation.close()
 
 
 @pytest.mark.usefixtures("few")
-def test_finished_checkpoints_are_not_evaluated_again(suite: Suite, folder: Path, tmp_path: Path) -> None:
+def test_finished_checkpoints_are_not_evaluated_again(few_images: Suite, folder: Path, tmp_path: Path) -> None:
     said: list[str] = []
 
     def again() -> Any:
         said.clear()
-        return evaluated(folder, suite, SETTINGS, tmp_path / "scratch", said.append)
+        return evaluated(folder, few_images, SETTINGS, tmp_path / "scratch", said.append)
 
     first = again()
     assert len(said) == 2
@@ -87,14 +93,14 @@ def test_finished_checkpoints_are_not_evaluated_again(suite: Suite, folder: Path
     again()
     assert [text.split(":")[0] for text in said] == ["mae_ft_s0@0.8"]
     record = json.loads((folder / "correct.json").read_text())
-    assert record["images"] == 512
+    assert record["images"] == 20
 
 
 @pytest.mark.usefixtures("few")
-def test_other_images_are_refused(suite: Suite, folder: Path, tmp_path: Path) -> None:
-    evaluated(folder, suite, SETTINGS, tmp_path / "scratch", lambda _: None)
-    with pytest.raises(BenchError, match=r"is of 512 images of manifest .*, not of 520 .*: use the same limit"):
-        evaluated(folder, suite, Settings(limit=0), tmp_path / "scratch", lambda _: None)
+def test_other_images_are_refused(suite: Suite, few_images: Suite, folder: Path, tmp_path: Path) -> None:
+    evaluated(folder, few_images, SETTINGS, tmp_path / "scratch", lambda _: None)
+    with pytest.raises(BenchError, match=r"is of 20 images of manifest .*, not of 260 .*: use the same limit"):
+        evaluated(folder, suite, SETTINGS, tmp_path / "scratch", lambda _: None)
 
 
 def test_empty_folder_is_named(suite: Suite, tmp_path: Path) -> None:

@@ -144,6 +144,7 @@ def test_the_head_reads_the_normalised_mean_of_the_patches(loaded: tuple[str, An
         torch.testing.assert_close(model.forward_head(model.norm(tokens)), expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.thorough  # fills a whole model
 def test_the_base_model_classifies_as_its_forward_pass_by_hand(tmp_path: Path, vit_by_hand: Callable[..., Any]) -> None:
     """With 86 million weights that differ from tensor to tensor, kept in half precision."""
     noise = torch.randn(2_400_000, generator=torch.Generator().manual_seed(0)).half() * 0.02
@@ -159,6 +160,7 @@ def test_the_base_model_classifies_as_its_forward_pass_by_hand(tmp_path: Path, v
         torch.testing.assert_close(model(images), expected, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.thorough  # writes and reads models of every size
 def test_the_published_name_tells_the_file_from_those_of_other_sizes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -169,6 +171,7 @@ def test_the_published_name_tells_the_file_from_those_of_other_sizes(
         assert mae_finetuned(size, weights).embed_dim == width
 
 
+@pytest.mark.thorough  # writes and reads models of every size
 def test_shapes_tell_files_of_any_name_apart(tmp_path: Path) -> None:
     weights = [saved({"model": authors_state(size)}, tmp_path / f"my_{i}.pth") for i, size in enumerate(DIMENSIONS)]
     weights.append(saved(nn.Linear(2, 2).state_dict(), tmp_path / "another_model.pth"))

@@ -320,6 +320,7 @@ def test_a_cell_that_several_tests_run_counts_once(project: Project) -> None:
 # --------------------------------------------------------------------------- pytest-xdist
 
 
+@pytest.mark.thorough  # starts a worker
 def test_with_workers_too_a_missing_baseline_stops_cells_alone(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -337,6 +338,7 @@ def test_with_workers_too_a_missing_baseline_stops_cells_alone(
     assert not (project.path / "results").exists()
 
 
+@pytest.mark.thorough  # starts two workers
 def test_workers_keep_a_model_together_and_give_the_same_rows_and_verdicts(project: Project) -> None:
     project.matrix("clean", "blur", models=("colour", "other"), per_class=60)
     assert update(project).ret == 0
@@ -362,7 +364,7 @@ def test_workers_keep_a_model_together_and_give_the_same_rows_and_verdicts(proje
         assert cell.startswith("colour") or rows[cell] == expected[cell], cell
 
 
-@pytest.mark.faults  # starts a worker
+@pytest.mark.thorough  # starts a worker
 def test_workers_count_cells_of_models_that_a_subfolder_registers(project: Project) -> None:
     project.matrix("clean", "blur", per_class=60)
     for name in ("conftest.py", "networks.py", "test_x.py"):
@@ -393,7 +395,7 @@ def test_a_cell_that_only_a_later_step_rejects_is_named_at_the_end(project: Proj
     result.stdout.re_match_lines([r"colour-box_blur-10\.50 .* regression \(Holm\)"])
 
 
-@pytest.mark.parametrize("workers", ["0", pytest.param("1", marks=pytest.mark.faults)])
+@pytest.mark.parametrize("workers", ["0", pytest.param("1", marks=pytest.mark.thorough)])
 def test_a_later_step_is_told_to_whoever_writes_down_what_failed(
     project: Project, monkeypatch: pytest.MonkeyPatch, workers: str
 ) -> None:
@@ -422,7 +424,7 @@ def test_a_later_step_is_told_to_whoever_writes_down_what_failed(
     assert failed(project.run("--lf")) == {"colour-gaussian_blur-3.00", "colour-box_blur-10.50"}
 
 
-@pytest.mark.faults  # starts four workers
+@pytest.mark.thorough  # starts four workers
 def test_verdicts_are_the_same_from_workers_and_after_a_resumed_part(project: Project) -> None:
     project.matrix("clean", "blur", models=("colour", "other"), per_class=60)
     update(project)

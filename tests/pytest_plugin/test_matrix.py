@@ -290,6 +290,7 @@ def second():
 """
 
 
+@pytest.mark.thorough  # starts a process
 def test_models_are_cleaned_up_and_freed_once_after_their_last_cell_also_when_it_failed(project: Project) -> None:
     project.matrix("blur")
     project.conftest(YIELDING)

@@ -189,6 +189,7 @@ def test_a_project_without_models_does_not_notice_the_plugin(project: Project, m
     assert not (project.path / "results").exists()
 
 
+@pytest.mark.thorough  # starts two workers
 def test_a_project_without_models_does_not_notice_the_plugin_in_xdist_workers(project: Project) -> None:
     project.write("test_x.py", ELSEWHERE)
     result = project.run("-n", "2")

@@ -236,7 +236,7 @@ def test_missing_table_is_named(decided: Project) -> None:
     result.stdout.fnmatch_lines(["*evidence.npz needs cells.csv, outcomes.npz and claims.csv beside it*"])
 
 
-@pytest.mark.parametrize("workers", [(), ("-n", "2")])
+@pytest.mark.parametrize("workers", [(), pytest.param(("-n", "2"), marks=pytest.mark.thorough)])
 def test_cell_off_its_committed_interval_fails_the_claims_about_it(decided: Project, workers: tuple[str, ...]) -> None:
     table = decided.path / "results" / "imagefolder" / "cells.csv"
     table.with_name("history.csv").unlink()  # which knows what the table was

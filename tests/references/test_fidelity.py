@@ -86,6 +86,7 @@ def measured_distances(name: str, severity: int, table: int, seeds: int) -> Row:
     return dict(zip(DISTANCES, astuple(far), strict=True))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", NAMES)
 def test_same_draws_give_the_published_images_of_224_pixels(name: str) -> None:
     for severity in QUICK:
@@ -103,6 +104,7 @@ def test_same_draws_give_the_published_images_of_32_pixels_and_the_page_says_how
             assert shown[name, str(severity)][column] == pytest.approx(row[column], abs=0.02), "write the page again"
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("table", SIDES)
 @pytest.mark.parametrize("name", RANDOM)
 def test_other_draws_have_the_published_distribution(name: str, table: int) -> None:
