@@ -42,6 +42,7 @@ Out = Annotated[Path, typer.Option(help="Where weights, card, curve and checkpoi
 Threads = Annotated[int, typer.Option(min=1, help="CPU threads of torch.")]
 _DATA = {"fashion_mnist": Path("/usr/share/datasets/fashion-mnist")}
 _OUT = Path("results/training")
+_PERFORMANCE = Path("results/performance")
 
 
 class Equal(StrEnum):
@@ -49,6 +50,18 @@ class Equal(StrEnum):
 
     flops = "flops"
     epochs = "epochs"
+
+
+class Section(StrEnum):
+    """What can be measured alone, as :data:`mae_bench.perf.SECTIONS`."""
+
+    degradations = "degradations"
+    corruptions = "corruptions"
+    engine = "engine"
+    harness = "harness"
+    collection = "collection"
+    memory = "memory"
+    workers = "workers"
 
 
 @contextmanager
@@ -366,32 +379,172 @@ def verify(run: Annotated[Path, typer.Argument(help="Run directory.")]) -> None:
 
 
 @app.command()
+def gather(
+    run: Annotated[list[Path], typer.Argument(help="Run directories.")],
+    out: Annotated[Path, typer.Option(help="New folder for the rows of all of them.")],
+) -> None:
+    """Keep the rows of many runs together as Parquet, to be asked by `mae-bench query`.
+
+    Example: mae-bench gather results/runs/* --out results/rows
+    """
+    with _reported("gather"):
+        from mae_bench.warehouse import row_tables, rows_of, write_warehouse
+
+        write_warehouse(row_tables(rows_of(run)), out)
+    size = sum(file.stat().st_size for file in out.rglob("*.parquet"))
+    typer.echo(f"{terminal_text(str(out))}: {size:,} bytes of {len(run)} runs")
+
+
+@app.command()
+def query(
+    folder: Annotated[Path, typer.Argument(help="What mae-bench gather wrote.")],
+    sql: Annotated[str | None, typer.Argument(help="A question about the table `cells`, in DuckDB's SQL.")] = None,
+    suite: Annotated[str, typer.Option(help="Suite of the leaderboard that is shown without a question.")] = "imagenet",
+) -> None:
+    """Ask gathered rows: the ranking of a suite's models by score, or any question in SQL. Needs the extra:
+    pip install "mae-bench\\[query]".
+
+    Example: mae-bench query results/rows "select model, avg(top1) from cells where family = 'blur' group by model"
+    """
+    from tabulate import tabulate
+
+    with _reported("query"):
+        from mae_bench.warehouse import answer, leaderboard
+
+        if sql is None:
+            headers = ["model", "score (%)", "clean (%)"]
+            ranked = leaderboard(folder, suite)
+            lines = [[place.model, f"{100 * place.score:.1f}", f"{100 * place.clean:.1f}"] for place in ranked]
+        else:
+            headers, found = answer(folder, sql)
+            lines = [["" if value is None else str(value) for value in line] for line in found]
+    shown = [[terminal_text(text) for text in line] for line in lines]
+    typer.echo(tabulate(shown, headers=headers, disable_numparse=True))
+
+
+@app.command()
+def plan(
+    models: Annotated[str, typer.Option(help="Models, separated by commas: names of fixtures, or timm's.")],
+    suite: Annotated[str, typer.Option(help="Suite that they are evaluated on.")] = "imagenet",
+    gpus: Annotated[int, typer.Option(min=1, help="GPUs that take one shard after another.")] = 1,
+    full: Annotated[bool, typer.Option("--full", help="Every level and every family.")] = False,
+    limit: Annotated[int | None, typer.Option(min=0, help="Images, as --mae-limit has them; 0 = all.")] = None,
+    shards: Annotated[int, typer.Option(min=0, help="Shards; 0 = a model each, at least one for each GPU.")] = 0,
+    rate: Annotated[list[str] | None, typer.Option(help="MODEL=IMAGES_PER_SECOND; repeatable.")] = None,
+    rates: Annotated[
+        list[Path] | None,
+        typer.Option(help="Run, or folder of committed results, that rates are read from; repeatable."),
+    ] = None,
+    shape: Annotated[list[str] | None, typer.Option(help="MODEL=BLOCKSxWIDTHxPATCHES; repeatable.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Directory of the suite's images, for the script.")] = None,
+    run: Annotated[Path | None, typer.Option(help="Where the script's runs go (default results/runs/<suite>).")] = None,
+    slurm: Annotated[Path | None, typer.Option(help="Write the batch script to this file.")] = None,
+) -> None:
+    """Say what a grid costs: cells, forward passes, bytes, and from measured rates GPU-hours and makespan.
+
+    With --slurm, write a script that submits the grid to Slurm in shards and joins them.
+
+    Example: mae-bench plan --suite imagenet --models vit_base_patch16_224.augreg_in1k,resnet50 --gpus 64 --rate
+    resnet50=2000
+    """
+    from mae_bench.plan import Grid, Rate, Shape, measured_at, planned_images, pytest_command, slurm_script, to_text
+    from mae_bench.suites import suite_entry
+
+    with _reported("plan"):
+        entry = suite_entry(suite)
+        names = tuple(models.split(","))
+        grid = Grid(entry, names, planned_images(entry, limit), gpus, full, shards)
+        known, sizes = measured_at(rates or ())
+        known |= {name: Rate(_number(text, "--rate"), "as given") for name, text in _assigned(rate, "--rate", names)}
+        shapes = {name: Shape.parse(text) for name, text in _assigned(shape, "--shape", names)}
+        if slurm is not None and data is None and not entry.bundled:
+            raise BenchError(f"--slurm {slurm}: suite {suite} reads images from disk, name their directory with --data")
+        typer.echo(to_text(grid, known, shapes, sizes))
+        if slurm is not None:
+            from mae_bench.store import write_atomically
+
+            command = pytest_command(suite, names, data and data.absolute(), limit, full)
+            where = (run or Path("results") / "runs" / suite).absolute()
+            write_atomically(slurm, slurm_script(grid, command, where, known).encode())
+            typer.echo(f"\nwritten to {slurm}: submit with bash {slurm}, options of sbatch behind it")
+
+
+def _assigned(given: list[str] | None, option: str, names: tuple[str, ...]) -> list[tuple[str, str]]:
+    """Name and value of each NAME=VALUE.
+
+    Raises:
+        BenchError: it is not written so, or of none of ``names``.
+    """
+    from mae_bench.cells import near_name
+
+    pairs = []
+    for text in given or ():
+        name, equals, value = text.partition("=")
+        if not equals or name not in names:
+            raise BenchError(f"{option} {text}: write MODEL=VALUE of a model that is planned; {near_name(name, names)}")
+        pairs.append((name, value))
+    return pairs
+
+
+def _number(text: str, option: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise BenchError(f"{option} {text}: {text!r} is no number") from None
+
+
+@app.command()
 def perf(
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:i.")] = "cpu",
-    images: Annotated[int, typer.Option(min=1, help="Images in a batch.")] = 64,
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds whose median counts.")] = 5,
-    out: Annotated[Path | None, typer.Option(help="Folder for the page, named after the device.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Small and short: no more than a sign of life.")] = False,
+    only: Annotated[list[Section] | None, typer.Option(help="Measure this section alone; repeatable.")] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds whose medians count.")] = 5,
+    out: Annotated[Path, typer.Option(help="Where page, record and chart go, named after the device.")] = _PERFORMANCE,
+    against: Annotated[
+        Path | None, typer.Option(help="Record (.json) of an earlier run on this machine, to compare this one with.")
+    ] = None,
+    profile: Annotated[
+        Path | None, typer.Option(help="Measure nothing, and write here where the time of a cell goes, by function.")
+    ] = None,
 ) -> None:
-    """Time every degradation and some forward passes on a device.
+    """Measure what degradations, cells and the harness cost, side by side with their peers, and hold it against the
+    goals.
 
-    Example: mae-bench perf --device cuda --out results/gpu
+    Page, record and chart are written after every section, and sections that are not measured again stay: a run that
+    was stopped goes on with --only. With --against, ratios that moved beyond the noise bands of both runs are named,
+    and where one did for the worse the exit code is 1. The peers are an extra: pip install "mae-bench\\[peers]".
+
+    Example: mae-bench perf --only engine --against results/performance/cpu.json --out results/runs/performance
     """
-    import re
-
     import torch
 
     from mae_bench.executors.local import resolved_device
-    from mae_bench.perf import page
-    from mae_bench.store import write_atomically
 
     with _reported("perf"):
-        where = torch.device(resolved_device(device))
-        text = page(where, images, rounds)
-        typer.echo(text)
-        if out is not None:
-            title = text.partition("\n")[0].removeprefix("# Timings on ")
-            out.mkdir(parents=True, exist_ok=True)
-            write_atomically(out / f"{re.sub(r'[^a-z0-9]+', '_', title.lower()).strip('_')}.md", text.encode())
+        if profile is not None:
+            from mae_bench.perf.profile import SUBJECTS, profile_text
+            from mae_bench.store import write_together
+
+            texts = {profile / f"profile-{subject}.txt": profile_text(subject) for subject in SUBJECTS}
+            write_together({path: text.encode() for path, text in texts.items()})
+            typer.echo("\n".join(map(str, texts)))
+            return
+        from mae_bench.perf import comparison
+        from mae_bench.perf.conditions import Conditions
+        from mae_bench.perf.page import goals_table
+        from mae_bench.perf.record import Record
+        from mae_bench.perf.sections import measure
+
+        before = None if against is None else Record.read(against)  # which may be the file that is written
+        conditions = Conditions(torch.device(resolved_device(device)), rounds, quick)
+        record = measure(conditions, out, [one.value for one in only or ()], lambda line: typer.echo(line, err=True))
+        typer.echo(goals_table(record))
+        if before is None:
+            return
+        compared = comparison.compared(before, record)
+    typer.echo(comparison.to_text(compared))
+    if compared.is_worse:
+        raise typer.Exit(1)
 
 
 # --------------------------------------------------------------------------- training

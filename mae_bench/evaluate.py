@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from torch import Tensor
 
 from mae_bench import memory
 from mae_bench.cells import Cell, Level
+from mae_bench.clean_pass import CleanPass, shared_clean_pass
 from mae_bench.degradations import Degradation, Setting, degradation
 from mae_bench.degradations.occlusion import dropped_tokens, hidden_tokens
 from mae_bench.duplicates import distinct, duplicate_of, near_duplicates
@@ -44,17 +47,18 @@ from mae_bench.representation import (
 )
 from mae_bench.rows import CellResult, ResultRow
 from mae_bench.salience import Salience
+from mae_bench.shard import FORETELLING, Comparison, HeldSums, Part, Shard, windows
 from mae_bench.statistics import auc, wilson
 from mae_bench.suites import LabelMap, Suite
 
 ROW_KIND = "mean_patch"
 """Token kind whose retention stands in a row, and whose alignment is held against flips: the one that every model has.
 """
-FORETELLING = ("alignment", "alignment_centered")
-"""Indicators that are a statement about each image."""
 
 CARD_SHARE = 0.4
 """Share of a GPU's free memory that decoded images may take."""
+STACKED = 4096
+"""Numbers of an image up to which what several layers give is looked at together."""
 Progress = Callable[[int, int], None]
 CPU_BATCH, CUDA_BATCH = 64, 256
 """Images per forward pass where the batch size is ``auto``: what fits a core's cache, and one block."""
@@ -82,41 +86,6 @@ class Settings:
     compiles: bool = False
 
 
-@dataclass(frozen=True)
-class Batch:
-    """A block on its way: features of its images and what they are compared with (None in the clean pass)."""
-
-    number: int
-    logits: Tensor
-    features: Features
-    clean: CleanSide | None
-
-
-@dataclass
-class Shard:
-    """What a pass over some blocks of a cell leaves: predicted outputs per block, sums of the cell, sums per layer and
-    kind, and per block each image's alignment at the last block. Shards of disjoint blocks merge into what one pass
-    over all of them gives.
-    """
-
-    prediction: dict[int, np.ndarray] = field(default_factory=dict)
-    cell: BlockSums = field(default_factory=BlockSums)
-    tokens: dict[Key, BlockSums] = field(default_factory=dict)
-    heads: dict[Key, BlockSums] = field(default_factory=dict)
-    scores: dict[int, dict[str, Tensor]] = field(default_factory=dict)
-
-    def merge(self, other: Shard) -> None:
-        """Raises:
-        ValueError: a block is in both.
-        """
-        self.cell.merge(other.cell)
-        self.prediction |= other.prediction
-        self.scores |= other.scores
-        for mine, theirs in ((self.tokens, other.tokens), (self.heads, other.heads)):
-            for key, sums in theirs.items():
-                mine.setdefault(key, BlockSums()).merge(sums)
-
-
 class Evaluation:
     """All cells of one model on one suite. The clean pass runs once, when it is first needed.
 
@@ -124,7 +93,8 @@ class Evaluation:
     suite, which evaluations share; those of others are kept in :func:`mae_bench.images.cache_folder`.
     ``represented`` names conditions whose representation will be asked for, so that one forward pass feeds both.
     ``progress`` is told how many images are decoded, and of how many; ``salience`` gives the suite's
-    reference model with what it has seen under a view.
+    reference model with what it has seen under a view. ``shared`` is a folder for the clean pass, where other processes
+    evaluate the same model: the first of them runs it.
     """
 
     def __init__(
@@ -137,11 +107,13 @@ class Evaluation:
         represented: Collection[str] = (),
         progress: Progress | None = None,
         salience: Callable[[View], Salience] | None = None,
+        shared: Path | None = None,
     ) -> None:
         self.suite = suite
         self.model = model
         self.settings = settings
         self.scratch = scratch
+        self.shared = shared
         self.run_id = run_id
         self.device = torch.device(settings.device)
         self.images = suite.manifest.subset(settings.limit)
@@ -401,11 +373,17 @@ class Evaluation:
             suite.order,
         )
 
-    def _on_device(self, name: str, level: Level, start: int, stop: int) -> Tensor:
+    def _shown(self, name: str, level: Level, start: int, stop: int) -> Tensor:
+        """(B, C, H, W) float32 images ``start`` to ``stop`` in [0, 1] on the device, before they are degraded."""
+        if self.device.type == "cuda":
+            return self._on_card(name, level, start, stop).float() / 255
+        # numpy converts and divides in one pass, piece by piece in the cache
+        stored = self._pixels(name, level, stop)[start:stop]
+        return torch.from_numpy(np.divide(stored, np.float32(255), dtype=np.float32))
+
+    def _on_card(self, name: str, level: Level, start: int, stop: int) -> Tensor:
         """(B, C, H, W) uint8 images ``start`` to ``stop``. Clean ones are kept on a GPU that has room for them."""
         pixels = self._pixels(name, level, stop)
-        if self.device.type != "cuda":
-            return torch.from_numpy(np.array(pixels[start:stop]))
         if self._card is None or len(self._card) != len(pixels):
             free, _ = torch.cuda.mem_get_info(self.device)
             if name == "clean" and pixels.nbytes < CARD_SHARE * free:
@@ -455,21 +433,37 @@ class Evaluation:
             raise EvaluationError(self._failed)
         # decoded before the clock starts, and before there is anything to clean up
         self._pixels("clean", Level(0.0), self.images)
-        reference = Reference(self._own_folder / "features", self.images)
-        started = time.perf_counter()
         try:
-            collector = self._collector("clean", Level(0.0)) if self.represented else None
-            shard = self._pass("clean", Level(0.0), self.blocks, reference, collector)
-            seconds = time.perf_counter() - started
-            clean = self.result("clean", Level(0.0), shard, seconds) if self.model.entry.head else None
-            if collector is not None:
-                self._pass("clean", Level(0.0), self._blocks_beyond, reference, collector)
+            if self.shared is None:
+                done = self._clean_pass(self._own_folder)
+            else:
+                done = shared_clean_pass(self.shared, self._clean_identity, lambda: self.sample, self._clean_pass)
         except BaseException as error:
             if isinstance(error, BenchError):  # every cell needs the clean pass, and it would end the same way
                 self._failed = str(error)
             self.close()
             raise
-        self._clean, self._clean_collector, self._reference = clean, collector, reference
+        self._clean, self._clean_collector, self._reference = done.cell, done.collector, done.reference
+        self._batch_size = done.batch_size
+
+    @property
+    def _clean_identity(self) -> str:
+        """All that decides what the clean pass leaves."""
+        settings = asdict(replace(self.settings, device=self.device.type))  # several GPUs of a machine are alike
+        asked = {"head": self.model.entry.head, "represented": bool(self.represented), "run_id": self.run_id}
+        return json.dumps(self.identity("clean", Level(0.0)) | settings | asked, sort_keys=True)
+
+    def _clean_pass(self, folder: Path) -> CleanPass:
+        """Run it, with its files below ``folder``."""
+        reference = Reference(folder / "features", self.images)
+        collector = Collector(self.sample, folder / "collected") if self.represented else None
+        started = time.perf_counter()
+        shard = self._pass("clean", Level(0.0), self.blocks, reference, collector)
+        seconds = time.perf_counter() - started
+        clean = self.result("clean", Level(0.0), shard, seconds) if self.model.entry.head else None
+        if collector is not None:
+            self._pass("clean", Level(0.0), self._blocks_beyond, reference, collector)
+        return CleanPass(reference, clean, collector, self._batch_size)
 
     def _collected_clean(self) -> Collector:
         """Clean tokens of the sample."""
@@ -521,29 +515,44 @@ class Evaluation:
         """Send ``blocks`` through the model: what the cell sums up, and in ``collector`` what its representation needs.
         Blocks beyond those of the run are collected only.
         """
-        clean = name == "clean"
         shard = Shard()
-        passed: dict[int, Outcomes] = {}  # on the device until all blocks have passed, so that it is not waited for
-        for batch in self._forward(name, level, blocks, reference, collector):
-            start = batch.number * BLOCK
-            stop = start + len(batch.logits)
-            among, targets = self._choice if self.model.entry.head else (None, None)
-            target = torch.zeros_like(batch.logits[:, 0], dtype=torch.int64)
-            if targets is not None and batch.number in self.blocks:
-                target = targets[start:stop]
-            passed[batch.number] = outcomes(batch.logits, target, among)
-            if collector is not None:
-                collector.add(start, batch.features, self._keys(start, stop))
-            if batch.number not in self.blocks or (clean and self._reference is not None):
-                continue
-            features = batch.features if reference.in_probe(start) else _pooled(batch.features)
-            if clean:
-                reference.add(start, features)
-            if not clean:
-                side = reference.side(start, stop, features) if batch.clean is None else batch.clean.of(features)
-                self._indicator_sums(shard, batch.number, features, side)
+        # on the device until all blocks have passed, so that it is not waited for
+        passed: dict[int, Outcomes] = {}
+        sums: dict[int, HeldSums] = {}
+        last = (self.model.taps.blocks, ROW_KIND)
+        for number, parts in groupby(self._forward(name, level, blocks, reference, collector), lambda p: p.block):
+            counted = number in self.blocks
+            comparison = Comparison(reference, last) if counted and name != "clean" else None
+            kept: list[Part] = []
+            logits = []
+            for part in parts:
+                logits.append(part.logits)
+                if collector is not None:
+                    collector.add(part.start, part.features, self._keys(part.start, part.stop))
+                if comparison is not None:
+                    comparison.add(part)
+                elif counted and self._reference is None:
+                    kept.append(part)
+            passed[number] = self._outcomes(number, torch.cat(logits))
+            if comparison is not None:
+                sums[number] = comparison.finish()
+                if comparison.scores:
+                    shard.scores[number] = comparison.scores
+            elif kept:
+                features = Features.concatenated([part.features for part in kept])
+                reference.add(number * BLOCK, features if reference.in_probe(number * BLOCK) else features.pooled)
         self._settle(shard, name, level, passed, reference)
+        for number, held in sums.items():
+            held.settle(number, shard)
         return shard
+
+    def _outcomes(self, number: int, logits: Tensor) -> Outcomes:
+        """Outcomes of a block; one beyond those of the run, or of an encoder, has none but whether all is finite."""
+        among, targets = self._choice if self.model.entry.head else (None, None)
+        target = torch.zeros_like(logits[:, 0], dtype=torch.int64)
+        if targets is not None and number in self.blocks:
+            target = targets[number * BLOCK : number * BLOCK + len(logits)]
+        return outcomes(logits, target, among)
 
     def _settle(
         self, shard: Shard, name: str, level: Level, passed: Mapping[int, Outcomes], reference: Reference
@@ -581,53 +590,46 @@ class Evaluation:
 
     def _forward(
         self, name: str, level: Level, blocks: range, reference: Reference, collector: Collector | None
-    ) -> Iterator[Batch]:
-        """Blocks after their forward pass; several share one where it is large."""
+    ) -> Iterator[Part]:
+        """Parts of blocks after their forward pass; several blocks share one where it is large."""
         remaining = list(blocks)
         while remaining:
             at_once = max(1, self.batch_size // BLOCK)
             group, remaining = remaining[:at_once], remaining[at_once:]
-            first = group[0] * BLOCK
+            begin = group[0] * BLOCK
             last = min(
                 (group[-1] + 1) * BLOCK, self.images if group[-1] in self.blocks else len(self.suite.manifest.ids)
             )
-            patches = reference.in_probe(first) or (collector is not None and group[0] in self.sample.blocks)
-            parts: list[tuple[Tensor, Features, CleanSide | None]] = []
-            begin = first
+            patches = reference.in_probe(begin) or (collector is not None and group[0] in self.sample.blocks)
             while begin < last:
                 end = min(begin + self.batch_size, last)
                 maps = collector is not None and begin < ATTENTION_IMAGES
-                part, why = None, ""
+                found, why = None, ""
                 try:
-                    part = self._forward_part(name, level, begin, end, reference, patches, maps)
+                    found = self._forward_part(name, level, begin, end, reference, patches, maps)
                 except (MemoryError, OSError, RuntimeError) as error:
                     if not memory.ran_out(error):
                         raise
                     why = str(error)
-                if part is None:  # only here: what the pass held is free once the error is gone
+                if found is None:  # only here: what the pass held is free once the error is gone
                     self._halve(end - begin, why)
                     continue
-                if collector is not None and part[1].attention:
+                logits, features, side = found
+                if collector is not None and features.attention:
                     taps = self.model.taps
                     values = {
                         block: attention_values(attention[: ATTENTION_IMAGES - begin], taps.prefix, taps.grid)
-                        for block, attention in part[1].attention.items()
+                        for block, attention in features.attention.items()
                     }
                     collector.add_attention(values)
-                    part[1].attention = {}
-                parts.append(part)
+                    features.attention = {}
+                for start, stop in windows(begin, end):
+                    window = slice(start - begin, stop - begin)
+                    own = features.window(window)
+                    if not reference.in_probe(start) and collector is None:
+                        own = own.pooled
+                    yield Part(start, logits[window], own, None if side is None else side.window(window))
                 begin = end
-            if len(parts) == 1:
-                logits, features, side = parts[0]
-            else:
-                logits = torch.cat([part[0] for part in parts])
-                features = Features.concatenated([part[1] for part in parts])
-                side = _joined([part[2] for part in parts if part[2] is not None])
-            parts.clear()  # of large models they are gigabytes
-            for number in group:
-                window = slice(number * BLOCK - first, min((number + 1) * BLOCK, last) - first)
-                clean = None if side is None else _side_window(side, window)
-                yield Batch(number, logits[window], _window(features, window), clean)
 
     def _forward_part(
         self, name: str, level: Level, start: int, stop: int, reference: Reference, patches: bool, maps: bool
@@ -678,7 +680,7 @@ class Evaluation:
             self.logits(images)
         with torch.inference_mode():
             left = self.model.taps.of_kept(features, hidden, kept)
-        return reference.side_of_kept(left if patches else _pooled(left), hidden)
+        return reference.side_of_kept(left if patches else left.pooled, hidden)
 
     def _keys(self, start: int, stop: int) -> Tensor:
         return to_device(torch.from_numpy(self.suite.manifest.keys[start:stop]), self.device)
@@ -702,7 +704,7 @@ class Evaluation:
         for number in range(start // BLOCK, -(-stop // BLOCK)):
             first, last = number * BLOCK, min((number + 1) * BLOCK, len(self.suite.manifest.ids))
             if number not in self._attended:
-                clean = self._on_device("clean", Level(0.0), first, last).float() / 255
+                clean = self._shown("clean", Level(0.0), first, last)
                 self._attended.add(number, clean, self.batch_size)
             blocks.append(self._attended[number])
         offset = start // BLOCK * BLOCK
@@ -710,7 +712,7 @@ class Evaluation:
 
     def degraded(self, name: str, level: Level, start: int, stop: int) -> Tensor:
         """Images ``start`` to ``stop`` of the suite in [0, 1] on the device, degraded: (B, C, H, W) float32."""
-        pixels = self._on_device(name, level, start, stop).float() / 255
+        pixels = self._shown(name, level, start, stop)
         if self.suite.stored is not None and level.severity:
             return pixels
         kind = degradation(name, level.severity)
@@ -732,18 +734,6 @@ class Evaluation:
                 f"expected ({len(images)}, {self.model.outputs})"
             )
         return logits.float()
-
-    def _indicator_sums(self, shard: Shard, number: int, features: Features, clean: CleanSide) -> None:
-        for key, tokens in clean.tokens.items():
-            block = alignment.alignment_sums(tokens, features.tokens[key], clean.centers[key])
-            shard.tokens.setdefault(key, BlockSums()).update(number, {"images": len(tokens), **block})
-        last = (self.model.taps.blocks, ROW_KIND)
-        if last in clean.tokens:
-            scores = alignment.alignment_scores(clean.tokens[last], features.tokens[last], clean.centers[last])
-            shard.scores[number] = {name: scores[name] for name in FORETELLING}
-        for key, active in clean.active.items():
-            mask = retention.active(features.heads[key], self.reference.threshold(key, active.device))
-            shard.heads.setdefault(key, BlockSums()).update(number, retention.retention_sums(active, mask))
 
     def result(self, name: str, level: Level, shard: Shard, seconds: float) -> CellResult:
         """The cell that ``shard`` amounts to.
@@ -859,7 +849,7 @@ class Evaluation:
             record = Record(f"{name}_flip_auc", self.model.taps.blocks, None, ROW_KIND, reason="too_few_flips")
             if area is not None:
                 record = Record(f"{name}_flip_auc", self.model.taps.blocks, None, ROW_KIND, *area)
-            records.append(asdict(record))
+            records.append(record.to_dict())
         return records
 
     def _summary(self, indicators: list[dict[str, Any]]) -> dict[str, Any]:
@@ -897,44 +887,12 @@ def _interval(hits: int, images: int, different: int) -> tuple[float, float]:
 
 def _finite(features: Features, logits: Tensor) -> Tensor:
     """(B,) whether all ``features`` of an image have a finite length, without which they have no direction either."""
-    finite = torch.ones(len(logits), dtype=torch.bool, device=logits.device)
+    alike: dict[torch.Size, list[Tensor]] = {}  # pooled ones together, of which there are many small ones
     for values in (*features.tokens.values(), *features.heads.values(), *features.attention.values()):
-        finite &= torch.isfinite(torch.linalg.vector_norm(values.flatten(1), dim=1))
+        alike.setdefault(values.shape, []).append(values.flatten(1))
+    finite = torch.ones(len(logits), dtype=torch.bool, device=logits.device)
+    for shape, each in alike.items():
+        # to stack what is large would take longer than to look at it
+        for stack in [torch.stack(each)] if shape.numel() < STACKED * len(logits) else each:
+            finite &= torch.isfinite(torch.linalg.vector_norm(stack, dim=-1)).reshape(-1, len(logits)).all(0)
     return finite
-
-
-def _window(features: Features, window: slice) -> Features:
-    """The images of one block out of a forward pass."""
-    return Features(
-        {key: value[window] for key, value in features.tokens.items()},
-        {key: value[window] for key, value in features.heads.items()},
-    )
-
-
-def _pooled(features: Features) -> Features:
-    """Without the ``patch`` kind."""
-    return Features(
-        {key: value for key, value in features.tokens.items() if key[1] != "patch"},
-        {key: value for key, value in features.heads.items() if key[1] != "patch"},
-    )
-
-
-def _joined(sides: Sequence[CleanSide]) -> CleanSide | None:
-    """The sides of one forward pass after the other as one; centers are per image only where tokens are patches."""
-    if not sides:
-        return None
-
-    def joined(name: str) -> dict[Key, Tensor]:
-        per_image = {key: [getattr(side, name)[key] for side in sides] for key in getattr(sides[0], name)}
-        return {key: parts[0] if parts[0].ndim == 1 else torch.cat(parts) for key, parts in per_image.items()}
-
-    return CleanSide(joined("tokens"), joined("active"), joined("centers"))
-
-
-def _side_window(side: CleanSide, window: slice) -> CleanSide:
-    """The images of one block; a center of one dimension is that of all images."""
-    return CleanSide(
-        {key: value[window] for key, value in side.tokens.items()},
-        {key: value[window] for key, value in side.active.items()},
-        {key: value if value.ndim == 1 else value[window] for key, value in side.centers.items()},
-    )

@@ -338,10 +338,11 @@ def decoded(
 ) -> Decoded:
     """The first ``count`` images under ``view``, of ``channels`` channels, memory-mapped from a file in ``folder``.
 
-    The file is made once, under a lock, by whichever process comes first, with a thread on every core; one that is
-    damaged is made again. ``variant`` tells apart what ``read`` gives for the same manifest, such as a stored
-    degradation. ``order`` (N,) are the positions of the manifest in the order in which they are best read, by default
-    its own. ``progress`` is told how many images are done, and of how many, after every block.
+    The file is made once, under a lock, by whichever process comes first, with a thread on every core, while others
+    wait; who finds it made waits for nobody. One that is damaged is made again. ``variant`` tells apart what ``read``
+    gives for the same manifest, such as a stored degradation. ``order`` (N,) are the positions of the manifest in the
+    order in which they are best read, by default its own. ``progress`` is told how many images are done, and of how
+    many, after every block.
 
     The file holds the digests and the likeness of its images (:mod:`mae_bench.cached`), then their pixels.
 
@@ -351,14 +352,22 @@ def decoded(
     shape = (count, channels, view.height, view.width)
     identity = f"{manifest.hash} {count} {view} {channels} {variant} {_decoders()}"
     path = folder.absolute() / f"{cached.key(identity)}.images"
-    with locked(path):
-        table = cached.kept(path, identity, beyond=math.prod(shape))
-        if table is None or not _is_intact(path, shape, table):
-            positions = np.arange(count) if order is None else order[order < count]
-            table = _decode(path, identity, shape, positions, view.transform(), read, progress)
-            _checked[path] = _stamp(path)
-        pixels = np.memmap(path, dtype=np.uint8, mode="r", offset=cached.OVERHEAD + len(table), shape=shape)
+    table = _whole(path, identity, shape)
+    if table is None:
+        with locked(path):
+            table = _whole(path, identity, shape)  # whoever held the lock may have made it
+            if table is None:
+                positions = np.arange(count) if order is None else order[order < count]
+                table = _decode(path, identity, shape, positions, view.transform(), read, progress)
+                _checked[path] = _stamp(path)
+    pixels = np.memmap(path, dtype=np.uint8, mode="r", offset=cached.OVERHEAD + len(table), shape=shape)
     return Decoded(np.asarray(pixels), *_columns(table, count))
+
+
+def _whole(path: Path, identity: str, shape: tuple[int, ...]) -> bytes | None:
+    """The table of a file whose pixels are all there; None where there is none."""
+    table = cached.kept(path, identity, beyond=math.prod(shape))
+    return table if table is not None and _is_intact(path, shape, table) else None
 
 
 def _columns(table: bytes, count: int) -> tuple[np.ndarray, np.ndarray]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,6 +50,33 @@ def mapped(path: Path, shape: tuple[int, ...], dtype: type) -> np.memmap:
     return np.memmap(path, mode="r+" if size else "w+", dtype=dtype, shape=shape)
 
 
+def mapped_again(path: Path, shape: tuple[int, ...], dtype: type) -> np.memmap:
+    """A file that :func:`mapped` made and others may hold too, to be read alone.
+
+    Raises:
+        ValueError: it has another size; beyond its end a map would end the process.
+        OSError: it is missing.
+    """
+    if path.stat().st_size != math.prod(shape) * np.dtype(dtype).itemsize:
+        raise ValueError(f"{path} holds {path.stat().st_size} bytes, not {shape} of {np.dtype(dtype)}")
+    return np.memmap(path, mode="r", dtype=dtype, shape=shape)
+
+
+def with_names(what: str, values: Mapping[Key, np.ndarray]) -> dict[str, np.ndarray]:
+    """``values`` under names that say of what they are, of which layer and of which kind of token."""
+    return {f"{what} {layer} {kind}": value for (layer, kind), value in values.items()}
+
+
+def keyed(what: str, arrays: Mapping[str, np.ndarray]) -> dict[Key, np.ndarray]:
+    """Those of ``arrays`` whose names :func:`with_names` made of ``what``.
+
+    >>> keyed("centers", {**with_names("centers", {(3, "cls"): np.zeros(2)}), "images": np.array(4)})
+    {(3, 'cls'): array([0., 0.])}
+    """
+    split = {name: name.split(" ") for name in arrays}
+    return {(int(own[1]), own[2]): arrays[name] for name, own in split.items() if own[0] == what and len(own) == 3}
+
+
 @dataclass(frozen=True)
 class CleanSide:
     """What the images of a block are compared with: their clean ``tokens``, what was ``active`` in their heads, and the
@@ -68,6 +96,24 @@ class CleanSide:
         tokens, heads = features.tokens, features.heads
         return CleanSide(kept(self.tokens, tokens), kept(self.active, heads), kept(self.centers, tokens))
 
+    def window(self, images: slice) -> CleanSide:
+        """Of some of the images; a center of one dimension is that of all."""
+        return CleanSide(
+            {key: value[images] for key, value in self.tokens.items()},
+            {key: value[images] for key, value in self.active.items()},
+            {key: value if value.ndim == 1 else value[images] for key, value in self.centers.items()},
+        )
+
+    @classmethod
+    def concatenated(cls, sides: Sequence[CleanSide]) -> CleanSide:
+        """The sides of one image after the other as one; centers are per image only where tokens are patches."""
+
+        def joined(name: str) -> dict[Key, Tensor]:
+            per_image = {key: [getattr(side, name)[key] for side in sides] for key in getattr(sides[0], name)}
+            return {key: parts[0] if parts[0].ndim == 1 else torch.cat(parts) for key, parts in per_image.items()}
+
+        return cls(joined("tokens"), joined("active"), joined("centers"))
+
 
 class Reference:
     """Clean features of one model on the first ``images`` of a suite, in files below ``folder``.
@@ -79,6 +125,10 @@ class Reference:
     """
 
     def __init__(self, folder: Path, images: int) -> None:
+        self._begin(folder, images)
+        folder.mkdir(parents=True)
+
+    def _begin(self, folder: Path, images: int) -> None:
         self.folder = folder
         self.images = images
         self.probe = min(images, PROBE_BLOCKS * BLOCK)
@@ -91,7 +141,42 @@ class Reference:
         self._active: dict[Key, np.memmap] = {}
         self._probe_heads: dict[Key, np.memmap] = {}
         self._sent: dict[tuple[str, int, str], Tensor] = {}
-        folder.mkdir(parents=True)
+
+    @property
+    def arrays(self) -> dict[str, np.ndarray]:
+        """By name what is not in its files, and of these the shapes."""
+        return {
+            "images": np.array(self.images),
+            "prediction": self.prediction,
+            **with_names("constant", {key: np.array(1) for key in self.constant}),
+            **with_names("centers", {key: value.numpy() for key, value in self.centers.items()}),
+            **with_names("thresholds", {key: value.numpy() for key, value in self.thresholds.items()}),
+            **with_names("heads", {key: np.array(shape) for key, shape in self.head_shapes.items()}),
+            **with_names("tokens", {key: np.array(store.shape) for key, store in self._tokens.items()}),
+            **with_names("active", {key: np.array(store.shape) for key, store in self._active.items()}),
+        }
+
+    @classmethod
+    def finished(cls, folder: Path, arrays: Mapping[str, np.ndarray]) -> Reference:
+        """The one of which ``folder`` holds the files and ``arrays`` are :attr:`arrays`; nothing can be added to it.
+
+        Raises:
+            OSError, ValueError: a file is missing or has another size.
+        """
+        reference = cls.__new__(cls)
+        reference._begin(folder, int(arrays["images"]))
+        reference.prediction = arrays["prediction"]
+        reference.constant = set(keyed("constant", arrays))
+        reference.centers = {key: torch.from_numpy(value) for key, value in keyed("centers", arrays).items()}
+        reference.thresholds = {key: torch.from_numpy(value) for key, value in keyed("thresholds", arrays).items()}
+        reference.head_shapes = {key: tuple(shape.tolist()) for key, shape in keyed("heads", arrays).items()}
+        for stores, what, dtype in (
+            (reference._tokens, "tokens", np.float32),
+            (reference._active, "active", np.uint8),
+        ):
+            for key, shape in keyed(what, arrays).items():
+                stores[key] = mapped_again(folder / _file(what, key), tuple(shape.tolist()), dtype)
+        return reference
 
     def in_probe(self, start: int) -> bool:
         return start < self.probe
@@ -183,5 +268,9 @@ class Reference:
         self, stores: dict[Key, np.memmap], what: str, key: Key, shape: tuple[int, ...], dtype: type
     ) -> np.memmap:
         if key not in stores:
-            stores[key] = mapped(self.folder / f"{what}-{key[0]}-{key[1]}.bin", shape, dtype)
+            stores[key] = mapped(self.folder / _file(what, key), shape, dtype)
         return stores[key]
+
+
+def _file(what: str, key: Key) -> str:
+    return f"{what}-{key[0]}-{key[1]}.bin"

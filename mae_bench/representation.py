@@ -20,7 +20,7 @@ from mae_bench.indicators.profile import Record, column
 from mae_bench.indicators.separability import SeparabilityValues, separability_profile, tenths
 from mae_bench.models.taps import KINDS, Features
 from mae_bench.randomness import random_uniform
-from mae_bench.reference import mapped
+from mae_bench.reference import keyed, mapped, mapped_again, with_names
 from mae_bench.rows import check_records
 from mae_bench.statistics import JACKKNIFE_GROUPS, jackknife_interval, mean_interval, wilson
 from mae_bench.suites import Suite
@@ -141,9 +141,7 @@ class Collector:
                 values = values[torch.arange(len(values), device=values.device), token]
             if key not in self.tokens:
                 self.folder.mkdir(parents=True, exist_ok=True)
-                path = self.folder / f"{key[0]}-{key[1]}.bin"
-                shape = (len(self.sample.positions), values.shape[1])
-                self.tokens[key] = mapped(path, shape, np.float32)
+                self.tokens[key] = mapped(self._file(key), (len(self.sample.positions), values.shape[1]), np.float32)
             self.tokens[key][place] = values.float().cpu().numpy()
 
     def add_attention(self, values: Mapping[int, Mapping[str, Tensor]]) -> None:
@@ -152,6 +150,34 @@ class Collector:
             kept = self.attention.setdefault(block, {})
             for name, value in named.items():
                 kept.setdefault(name, []).append(value.double().cpu())
+
+    @property
+    def arrays(self) -> dict[str, np.ndarray]:
+        """By name what is not in its files, and of these the shapes."""
+        shapes = {key: np.array(tokens.shape) for key, tokens in self.tokens.items()}
+        attention = {
+            (block, name): torch.cat(parts).numpy()
+            for block, values in self.attention.items()
+            for name, parts in values.items()
+        }
+        return with_names("collected", shapes) | with_names("attention", attention)
+
+    @classmethod
+    def finished(cls, sample: Sample, folder: Path, arrays: Mapping[str, np.ndarray]) -> Collector:
+        """The one of which ``folder`` holds the files and ``arrays`` are :attr:`arrays`; nothing can be added to it.
+
+        Raises:
+            OSError, ValueError: a file is missing or has another size.
+        """
+        collector = cls(sample, folder)
+        for key, shape in keyed("collected", arrays).items():
+            collector.tokens[key] = mapped_again(collector._file(key), tuple(shape.tolist()), np.float32)
+        for (block, name), values in keyed("attention", arrays).items():
+            collector.attention.setdefault(block, {})[name] = [torch.from_numpy(values)]
+        return collector
+
+    def _file(self, key: Key) -> Path:
+        return self.folder / f"{key[0]}-{key[1]}.bin"
 
 
 Replicates = dict[str, list[float]]

@@ -168,6 +168,10 @@ class RunDirectory:
         """Decoded images and clean features while the run lasts."""
         return self.path / "scratch"
 
+    def clean_pass(self, session: str, model: str) -> Path:
+        """Folder for what the clean pass of ``model`` leaves for the workers of a session, while they evaluate it."""
+        return self.scratch / session / file_name(model)
+
     # ----------------------------------------------------------------------- one session at a time
 
     def hold(self) -> None:

@@ -54,7 +54,20 @@ HELP = [
     ("--help",),
     *(
         (command, "--help")
-        for command in ("models", "suites", "degradations", "claims", "figures", "merge", "perf", "selfcheck", "verify")
+        for command in (
+            "models",
+            "suites",
+            "degradations",
+            "claims",
+            "figures",
+            "gather",
+            "merge",
+            "perf",
+            "plan",
+            "query",
+            "selfcheck",
+            "verify",
+        )
     ),
     ("train", "--help"),
     *(("train", command, "--help") for command in ("pretrain", "finetune", "probe", "supervised", "cnn", "search")),

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from mae_bench.cells import Level
 from mae_bench.degradations import Setting, degradation
-from mae_bench.evaluate import Evaluation, EvaluationError, Settings, Shard
+from mae_bench.evaluate import Evaluation, EvaluationError, Settings
 from mae_bench.images import BLOCK
 from mae_bench.indicators.alignment import INDICATORS as ALIGNMENTS
 from mae_bench.indicators.retention import INDICATORS as RETENTIONS
@@ -28,6 +28,7 @@ from mae_bench.models.pool import LoadedModel, Pool
 from mae_bench.models.registry import ModelEntry
 from mae_bench.models.taps import KINDS
 from mae_bench.rows import IDENTITY, CellResult, ResultRow, identity_difference
+from mae_bench.shard import Shard
 from mae_bench.suites import LabelMap, StoredImages, Suite, SuiteError
 
 Build = Callable[..., Any]

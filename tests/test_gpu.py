@@ -19,7 +19,7 @@ from mae_bench.evaluate import Evaluation, Settings
 from mae_bench.models.pool import Pool
 from mae_bench.models.registry import ModelEntry
 from mae_bench.models.zoo import bundled
-from mae_bench.perf import setting_of
+from mae_bench.perf.degradations import setting_of
 from mae_bench.randomness import random_normal, random_uniform, random_words
 from mae_bench.suites import SUITES
 

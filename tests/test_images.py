@@ -759,6 +759,27 @@ def test_concurrent_readers_decode_once(tmp_path: Path) -> None:
     assert all(np.array_equal(result, results[0]) for result in results)
 
 
+def test_who_finds_it_made_waits_for_nobody(tmp_path: Path) -> None:
+    reader = CountingReader(wide_and_tall())
+    first = np.array(decoded(manifest_of(2), 2, VIEWS[0], 3, reader, tmp_path).pixels)
+    another_process()
+    held, done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with module.locked(cache_file(tmp_path)):
+            held.set()
+            done.wait(60)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    held.wait()
+    again = decoded(manifest_of(2), 2, VIEWS[0], 3, reader, tmp_path).pixels
+    assert holder.is_alive()
+    done.set()
+    holder.join()
+    assert np.array_equal(again, first)
+
+
 @pytest.mark.parametrize("package", ["pillow", "torchvision", "timm"])
 def test_other_decoders_decode_anew(package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reader = CountingReader(wide_and_tall())
@@ -947,7 +968,7 @@ def test_cache_that_cannot_be_read_is_made_again(tmp_path: Path, monkeypatch: py
     def failing(self: Path, *arguments: object, **options: object) -> object:
         if self.suffix == ".images":
             opened.append(self)
-            if len(opened) == 2:
+            if len(opened) % 2 == 0:  # what the file says of itself can be read
                 raise OSError(errno.EIO, os.strerror(errno.EIO))
         return plain(self, *arguments, **options)
 

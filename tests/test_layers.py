@@ -22,12 +22,12 @@ FLOORS = {
     2: ("degradations",),
     3: ("models",),
     4: ("indicators",),
-    5: ("evaluate", "reference", "representation", "salience", "training"),
+    5: ("clean_pass", "evaluate", "reference", "representation", "salience", "shard", "training"),
     6: (
         "baseline", "claims", "comparison", "contrasts", "corruption_error", "evidence", "export", "figures", "history",
-        "leaderboard", "merge", "regression", "report", "selfcheck", "store", "trajectories", "verify",
+        "leaderboard", "merge", "regression", "report", "selfcheck", "store", "trajectories", "verify", "warehouse",
     ),
-    7: ("executors", "plan"),
+    7: ("executors", "grouping", "plan", "simulation"),
     8: ("__main__", "cli", "perf", "pytest_plugin"),
 }  # fmt: skip
 FLOOR_OF = {name: floor for floor, names in FLOORS.items() for name in names}

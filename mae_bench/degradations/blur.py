@@ -14,12 +14,21 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from kornia.filters import filter2d, filter2d_separable, gaussian_blur2d
-from scipy.fft import next_fast_len
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from mae_bench.cells import Level
 from mae_bench.degradations import Setting
+from mae_bench.degradations.convolution import (
+    Method,
+    Size,
+    correlation,
+    correlation_method,
+    separable,
+    separable_method,
+)
+from mae_bench.degradations.severity import LARGE, SEVERITIES
 from mae_bench.randomness import random_uniform, random_words
 
 _TRUNCATION = 4.0
@@ -75,14 +84,13 @@ def gaussian_blur(images: Tensor, sigma: float) -> Tensor:
     Raises:
         ValueError: ``sigma`` is negative.
 
-    >>> gaussian_blur(torch.full((1, 1, 8, 8), 0.25), 1.5).unique()
-    tensor([0.2500])
+    >>> gaussian_blur(torch.full((1, 1, 8, 8), 0.25), 1.5).mean()
+    tensor(0.2500)
     """
     if _is_identity("sigma", sigma) or sigma < _SMALLEST_SIGMA:
         return images
-    radius = _radius(_TRUNCATION * sigma, images)
-    blurred = gaussian_blur2d(images.float(), 2 * radius + 1, (sigma, sigma), border_type="reflect")
-    return _pixels(blurred, images)
+    kernel = gaussian_kernel(sigma, _radius(_TRUNCATION * sigma, _size(images)))
+    return _pixels(separable(images.float(), kernel, "mirror", separable_method(images.device, "kornia")), images)
 
 
 def box_blur(images: Tensor, side: float) -> Tensor:
@@ -93,11 +101,10 @@ def box_blur(images: Tensor, side: float) -> Tensor:
     """
     if _is_identity("side", side) or side <= 1:
         return images
-    radius = _radius((side - 1) / 2, images)
-    offset = torch.arange(-radius, radius + 1, device=images.device, dtype=torch.float32).abs()
-    kernel = (side / 2 + 0.5 - offset).clamp(0, 1)
-    kernel = (kernel / kernel.sum())[None]
-    return _pixels(filter2d_separable(images.float(), kernel, kernel, border_type="reflect"), images)
+    radius = _radius((side - 1) / 2, _size(images))
+    offset = np.abs(np.arange(-radius, radius + 1))
+    kernel = _normalised((side / 2 + 0.5 - offset).clip(0, 1))
+    return _pixels(separable(images.float(), kernel, "mirror", separable_method(images.device, "kornia")), images)
 
 
 def defocus_blur(images: Tensor, radius: float) -> Tensor:
@@ -109,11 +116,15 @@ def defocus_blur(images: Tensor, radius: float) -> Tensor:
     """
     if _is_identity("radius", radius):
         return images
-    extent = _radius(radius + 0.5, images)
-    offset = torch.arange(-extent, extent + 1, device=images.device, dtype=torch.float32)
-    distance = torch.hypot(offset[:, None], offset[None, :])
-    kernel = (radius + 0.5 - distance).clamp(0, 1)
-    return _pixels(filter2d(images.float(), kernel[None], border_type="reflect", normalized=True), images)
+    kernel = _rimmed_disk(radius, _size(images))
+    return _pixels(_disk_correlation(images.float(), kernel, "kornia"), images)
+
+
+def _rimmed_disk(radius: float, size: Size) -> Tensor:
+    extent = _radius(radius + 0.5, size)
+    offset = torch.arange(-extent, extent + 1, dtype=torch.float32)
+    kernel = (radius + 0.5 - torch.hypot(offset[:, None], offset)).clamp(0, 1)
+    return kernel / kernel.sum()
 
 
 def motion_blur(images: Tensor, length: float, angle: Tensor) -> Tensor:
@@ -128,7 +139,7 @@ def motion_blur(images: Tensor, length: float, angle: Tensor) -> Tensor:
     if _is_identity("length", length) or length <= 1:
         return images
     half = (length - 1) / 2
-    extent = _radius(half + 1, images)
+    extent = _radius(half + 1, _size(images))
     samples = 8 * math.ceil(length) + 1
     position = torch.linspace(-half, half, samples, device=images.device)
     x = (angle.cos()[:, None] * position).clamp(-extent, extent)
@@ -136,8 +147,56 @@ def motion_blur(images: Tensor, length: float, angle: Tensor) -> Tensor:
     offset = torch.arange(-extent, extent + 1, device=images.device, dtype=torch.float32)
     along_x = (1 - (x[..., None] - offset).abs()).clamp(min=0)
     along_y = (1 - (y[..., None] - offset).abs()).clamp(min=0)
-    kernel = torch.einsum("bsy,bsx->byx", along_y, along_x) / samples
-    return _pixels(filter2d(images.float(), kernel, border_type="reflect", normalized=True), images)
+    kernel = torch.einsum("bsy,bsx->byx", along_y, along_x)
+    kernel /= kernel.sum((1, 2), keepdim=True)
+    method = correlation_method(_weights_of_line(extent), True, _size(images), images.device, "kornia")
+    return _pixels(correlation(images.float(), kernel, "mirror", method), images)
+
+
+def _weights_of_line(extent: int) -> int:
+    """How many pixels at most share a line that reaches ``extent`` pixels to either side."""
+    return 3 * (2 * extent + 1)
+
+
+def method_of(name: str, level: Level, size: Size, device: torch.device, reference_size: int = LARGE) -> Method | None:
+    """By which method the pixels around each are summed when ``name`` blurs images of ``size`` (H, W) at ``level``: the
+    plain kernel in pixels of an image of ``reference_size``, or ImageNet-C's blur of a severity. None where nothing is
+    summed that way.
+
+    >>> method_of("gaussian_blur", Level(4.0), (224, 224), torch.device("cpu"))
+    'toeplitz'
+    >>> method_of("motion_blur", Level(3.0, severity=True), (224, 224), torch.device("cpu"))
+    'shift-and-add'
+    """
+    if level.severity:
+        parameters = SEVERITIES[name].at(level.value, min(size))
+        if name == "defocus_blur":
+            kernel = _softened_disk(parameters[0], parameters[1])
+            return correlation_method(int(kernel.count_nonzero()), False, size, device, "fft")
+        if name == "motion_blur":
+            return correlation_method(_steps_ahead(parameters[0]) + 1, True, size, device, "fft")
+        return "toeplitz" if name in ("gaussian_blur", "glass_blur") else None
+    pixels = level.value * min(size) / reference_size
+    if name == "defocus_blur":
+        kernel = _rimmed_disk(pixels, size)
+        return correlation_method(int(kernel.count_nonzero()), False, size, device, "kornia")
+    if name == "motion_blur":
+        weights = _weights_of_line(_radius((pixels - 1) / 2 + 1, size))
+        return correlation_method(weights, True, size, device, "kornia")
+    return separable_method(device, "kornia") if name in ("gaussian_blur", "box_blur") else None
+
+
+def gaussian_kernel(sigma: float, radius: int) -> tuple[float, ...]:
+    """The weights of ``2 * radius + 1`` pixels, which sum to 1.
+
+    >>> [round(weight, 4) for weight in gaussian_kernel(0.5, 1)]
+    [0.1065, 0.787, 0.1065]
+    """
+    return _normalised(np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2))
+
+
+def _normalised(weights: NDArray[np.float64]) -> tuple[float, ...]:
+    return tuple((weights / weights.sum()).tolist())
 
 
 def gaussian_filter(images: Tensor, sigma: float, border: str, truncate: float) -> Tensor:
@@ -148,60 +207,28 @@ def gaussian_filter(images: Tensor, sigma: float, border: str, truncate: float) 
     tensor([0.8097, 0.1790, 0.0113])
     """
     if sigma <= 1e-15:
-        return images
-    rows, columns = (_gaussian_matrix(side, sigma, border, truncate, images.device) for side in images.shape[-2:])
-    return rows @ images @ columns.mT
-
-
-def _gaussian_matrix(size: int, sigma: float, border: str, truncate: float, device: torch.device) -> Tensor:
-    """(size, size): the weight of each pixel of a line in each pixel of the blurred line. The border is folded in, so
-    that a kernel may be wider than the line.
-    """
-    radius = int(truncate * sigma + 0.5)
-    offset = torch.arange(-radius, radius + 1, device=device)
-    kernel = (-0.5 * (offset.double() / sigma) ** 2).exp()
-    pixel = _inside(torch.arange(size, device=device)[:, None] + offset, size, border)
-    matrix = torch.zeros(size, size, dtype=torch.float64, device=device)
-    return matrix.scatter_add_(1, pixel, (kernel / kernel.sum()).expand(size, -1)).float()
-
-
-def _inside(position: Tensor, size: int, border: str) -> Tensor:
-    """The pixels of a line of ``size`` that stand for integer ``position``, which may lie far outside of it."""
-    if border == "nearest":
-        return position.clamp(0, size - 1)
-    # the border pixel counts twice in a period of "reflect", once in one of "mirror"
-    period = 2 * size if border == "reflect" else max(2 * size - 2, 1)
-    position = position % period
-    return torch.minimum(position, (2 * size - 1 if border == "reflect" else period) - position)
-
-
-def _correlation(images: Tensor, kernel: Tensor, border: str) -> Tensor:
-    """Each pixel as the sum of its neighbours, weighted by ``kernel`` (B or 1, 2r+1, 2r+1); borders as in
-    :func:`gaussian_filter`. By Fourier transforms, since the kernels are large and do not separate.
-    """
-    radius = kernel.shape[-1] // 2
-    height, width = images.shape[-2:]
-    rows, columns = (
-        _inside(torch.arange(-radius, side + radius, device=images.device), side, border) for side in (height, width)
-    )
-    # room to spare: what wraps around at the end of the transform is cut off
-    size = [next_fast_len(side + 2 * radius, real=True) for side in (height, width)]
-    spectrum = torch.fft.rfft2(images[..., rows[:, None], columns], s=size)
-    weights = torch.fft.rfft2(kernel, s=size)[:, None]
-    correlation: Tensor = torch.fft.irfft2(spectrum * weights.conj(), s=size)
-    return correlation[..., :height, :width]
+        return images.clone()
+    return separable(images, gaussian_kernel(sigma, int(truncate * sigma + 0.5)), border, "toeplitz")
 
 
 def disk_blur(images: Tensor, radius: float, alias: float) -> Tensor:
     """The defocus blur of ImageNet-C: mean over the pixels of a disk of ``radius``, its rim softened by a Gaussian of
     standard deviation ``alias`` over 3 x 3 pixels, or 5 x 5 beyond a radius of 8; borders mirrored.
     """
+    return _disk_correlation(images, _softened_disk(radius, alias), "fft")
+
+
+def _softened_disk(radius: float, alias: float) -> Tensor:
     extent, reach = (8, 1) if radius <= 8 else (math.ceil(radius), 2)
-    offset = torch.arange(-extent, extent + 1, device=images.device)
+    offset = torch.arange(-extent, extent + 1)
     disk = (offset[:, None] ** 2 + offset**2 <= radius**2).float()
     # a kernel of `reach` taps to each side, whatever its deviation
-    softened = gaussian_filter((disk / disk.sum())[None, None], alias, "mirror", reach / alias)
-    return _correlation(images, softened[0], "mirror")
+    return gaussian_filter((disk / disk.sum())[None, None], alias, "mirror", reach / alias)[0, 0]
+
+
+def _disk_correlation(images: Tensor, kernel: Tensor, elsewhere: Method) -> Tensor:
+    method = correlation_method(int(kernel.count_nonzero()), False, _size(images), images.device, elsewhere)
+    return correlation(images, kernel[None].to(images.device), "mirror", method)
 
 
 def glass_offsets(
@@ -211,11 +238,10 @@ def glass_offsets(
     uniform on -max_delta to max_delta - 1.
     """
     words = random_words(keys, iterations * size[0] * size[1], seed, "glass_blur")
-    words = words.view(len(keys), iterations, *size)
     # a fraction times the choices: its integer part is one number, and what is left of it gives the next
-    right = words * (2 * max_delta)
-    below = (right & 0xFFFFFFFF) * (2 * max_delta)
-    return (right >> 32) - max_delta, (below >> 32) - max_delta
+    right = words.view(len(keys), iterations, *size).mul_(2 * max_delta)
+    below = right.bitwise_and(0xFFFFFFFF).mul_(2 * max_delta)
+    return right.bitwise_right_shift_(32).sub_(max_delta), below.bitwise_right_shift_(32).sub_(max_delta)
 
 
 def glass_blur(images: Tensor, sigma: float, max_delta: int, right: Tensor, below: Tensor) -> Tensor:
@@ -223,10 +249,10 @@ def glass_blur(images: Tensor, sigma: float, max_delta: int, right: Tensor, belo
     iteration of the offsets ``right`` and ``below`` (B, iterations, H, W), and blurred again.
     """
     # the little that is added keeps a surface of one colour the same, however its weighted sum is rounded
-    levels = (gaussian_filter(images, sigma, "nearest", _TRUNCATION) * 255 + 1e-4).floor()
+    levels = gaussian_filter(images, sigma, "nearest", _TRUNCATION).mul_(255).add_(1e-4).floor_()
     for iteration in range(right.shape[1]):
         levels = _replaced(levels, max_delta, right[:, iteration], below[:, iteration])
-    return gaussian_filter(levels / 255, sigma, "nearest", _TRUNCATION)
+    return gaussian_filter(levels.div_(255), sigma, "nearest", _TRUNCATION)
 
 
 def _replaced(images: Tensor, margin: int, right: Tensor, below: Tensor) -> Tensor:
@@ -240,9 +266,9 @@ def _replaced(images: Tensor, margin: int, right: Tensor, below: Tensor) -> Tens
     """
     height, width = images.shape[-2:]
     place = torch.arange(height * width, device=images.device).view(height, width)
-    row, column = place // width, place % width
-    changes = (row > margin) & (row <= height - margin) & (column > margin) & (column <= width - margin)
-    source = torch.where(changes, place + below * width + right, place).flatten(1)
+    row, column = place[:, :1] // width, place[0]
+    changes = (row > margin) & (row <= height - margin) & ((column > margin) & (column <= width - margin))
+    source = (below * width).add_(right).mul_(changes).add_(place).flatten(1)
     # what does not change is its own source, and ends a chain as an earlier source does
     end = torch.maximum(source, place.flatten())
     for _ in range(_DOUBLINGS):
@@ -258,22 +284,27 @@ def directional_blur(images: Tensor, radius: float, sigma: float, angle: Tensor)
 
     ImageMagick cuts its result to 8 bits, which is not done here.
     """
-    extent = 2 * math.ceil(radius)
+    extent = _steps_ahead(radius)
     taps = torch.arange(extent + 1, device=images.device)
     weight = (-0.5 * (taps.double() / sigma) ** 2).exp()
     weight = (weight / weight.sum()).float().expand(len(images), -1)
     radians, side = angle.double().deg2rad()[:, None], 2 * extent + 1
     x, y = ((taps * step - 0.5).ceil().long() + extent for step in (radians.cos(), radians.sin()))
     kernel = torch.zeros(len(images), side * side, device=images.device).scatter_add_(1, y * side + x, weight)
-    return _correlation(images, kernel.view(-1, side, side), "nearest")
+    method = correlation_method(extent + 1, True, _size(images), images.device, "fft")
+    return correlation(images, kernel.view(-1, side, side), "nearest", method)
+
+
+def _steps_ahead(radius: float) -> int:
+    return 2 * math.ceil(radius)
 
 
 def zoom_blur(images: Tensor, factors: Sequence[float]) -> Tensor:
     """The zoom blur of ImageNet-C: mean of the image and of its copies enlarged by ``factors``."""
-    total = images
+    total = images.clone()
     for factor in factors:
-        total = total + clipped_zoom(images, factor)
-    return total / (len(factors) + 1)
+        total += clipped_zoom(images, factor)
+    return total.div_(len(factors) + 1)
 
 
 def clipped_zoom(images: Tensor, factor: float) -> Tensor:
@@ -296,10 +327,15 @@ def _is_identity(name: str, value: float) -> bool:
     return value == 0
 
 
-def _radius(extent: float, images: Tensor) -> int:
+def _size(images: Tensor) -> Size:
+    return images.shape[-2], images.shape[-1]
+
+
+def _radius(extent: float, size: Size) -> int:
     """Whole pixels that hold ``extent``, no more than reflection at the border allows."""
-    return min(max(1, math.ceil(extent)), min(images.shape[-2:]) - 1)
+    return min(max(1, math.ceil(extent)), min(size) - 1)
 
 
 def _pixels(blurred: Tensor, images: Tensor) -> Tensor:
-    return blurred.clamp(0, 1).to(images.dtype)
+    """``blurred``, which nobody else holds, in the range and the dtype of ``images``."""
+    return blurred.clamp_(0, 1).to(images.dtype)

@@ -3,11 +3,17 @@ and what a published set keeps of a corrupted image.
 
 Images are (B, C, H, W) in [0, 1], C = 1 or 3; computation is in float32, or in whole numbers held by float64, and the
 dtype is kept. Nothing is random. Source: Hendrycks and Dietterich 2019, arXiv 1903.12261, and the code that made the
-set; pixelate and JPEG compression are to the bit what Pillow and libjpeg-turbo give.
+set; pixelate and JPEG compression are to the bit what Pillow and libjpeg-turbo give, and on a CPU they are these.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from io import BytesIO
+
+import numpy as np
+import PIL.features
+import PIL.Image
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
@@ -83,7 +89,7 @@ def stored(images: Tensor) -> Tensor:
     """
     # a whole number times 1/255 may come out of float32 a little below that number
     levels = (images.double().clamp(0, 1) * 255 + 1e-4).floor()
-    return (_compressed(levels, STORED_QUALITY) / 255).to(images.dtype)
+    return _compressed(levels, STORED_QUALITY).div_(255).to(images.dtype)
 
 
 def contrast(images: Tensor, factor: float) -> Tensor:
@@ -122,13 +128,44 @@ def pixelate(images: Tensor, factor: float) -> Tensor:
     """
     height, width = images.shape[-2:]
     rows, columns = int(height * factor), int(width * factor)
-    levels = (images.double() * 255).round()
+    levels = (images * 255).round_()
+    if images.device.type == "cpu":
+
+        def boxed(picture: PIL.Image.Image) -> PIL.Image.Image:
+            for size in ((columns, height), (columns, rows), (width, rows), (width, height)):
+                picture = picture.resize(size, PIL.Image.Resampling.BOX)
+            return picture
+
+        levels = _each_picture(levels, boxed)
+    else:
+        levels = boxed_levels(levels.double(), (rows, columns))
+    return levels.div_(255).to(images.dtype)
+
+
+def boxed_levels(levels: Tensor, size: tuple[int, int]) -> Tensor:
+    """Whole numbers ``levels`` (B, C, H, W) from 0 to 255, float64, shrunk to ``size`` and enlarged again, in
+    arithmetic that any device has.
+    """
+    height, width = levels.shape[-2:]
+    rows, columns = size
     for across, down in (
-        (_box_weights(width, columns, images.device), _box_weights(height, rows, images.device)),
-        (_box_weights(columns, width, images.device), _box_weights(rows, height, images.device)),
+        (_box_weights(width, columns, levels.device), _box_weights(height, rows, levels.device)),
+        (_box_weights(columns, width, levels.device), _box_weights(rows, height, levels.device)),
     ):
         levels = _shifted(down @ _shifted(levels @ across.mT, 22), 22)
-    return (levels / 255).to(images.dtype)
+    return levels
+
+
+def _each_picture(levels: Tensor, change: Callable[[PIL.Image.Image], PIL.Image.Image]) -> Tensor:
+    """What ``change`` makes of each image of ``levels`` (B, C, H, W)."""
+    changed = np.empty(levels.shape, np.uint8)
+    for channels, into in zip(levels.to(torch.uint8).numpy(), changed, strict=True):
+        planes = [PIL.Image.fromarray(channel) for channel in channels]
+        # Pillow puts channels together and takes them apart four to nine times as fast as an array is transposed
+        picture = change(PIL.Image.merge("RGB", planes) if len(planes) > 1 else planes[0])
+        for channel, plane in zip(into, picture.split(), strict=True):
+            channel[:] = plane
+    return torch.from_numpy(changed).to(levels.dtype)
 
 
 def jpeg_compression(images: Tensor, quality: int) -> Tensor:
@@ -136,7 +173,7 @@ def jpeg_compression(images: Tensor, quality: int) -> Tensor:
     libjpeg-turbo does it by default: chroma halved in both directions and interpolated, the accurate integer transform.
     Images of one channel are luma.
     """
-    return (_compressed((images.double() * 255).round(), quality) / 255).to(images.dtype)
+    return _compressed((images * 255).round_(), quality).div_(255).to(images.dtype)
 
 
 def _box_weights(side: int, size: int, device: torch.device) -> Tensor:
@@ -155,7 +192,23 @@ def _box_weights(side: int, size: int, device: torch.device) -> Tensor:
 
 
 def _compressed(levels: Tensor, quality: int) -> Tensor:
-    """Whole numbers ``levels`` (B, C, H, W) from 0 to 255, float64, after JPEG compression."""
+    """Whole numbers ``levels`` (B, C, H, W) from 0 to 255 after JPEG compression."""
+    # other libraries than this one decide otherwise where a number is to be rounded
+    if levels.device.type != "cpu" or not PIL.features.check_feature("libjpeg_turbo"):
+        return compressed_levels(levels.double(), quality)
+
+    def through_file(picture: PIL.Image.Image) -> PIL.Image.Image:
+        file = BytesIO()
+        picture.save(file, "JPEG", quality=quality)
+        return PIL.Image.open(file)
+
+    return _each_picture(levels, through_file)
+
+
+def compressed_levels(levels: Tensor, quality: int) -> Tensor:
+    """Whole numbers ``levels`` (B, C, H, W) from 0 to 255, float64, after JPEG compression, in arithmetic that any
+    device has.
+    """
     luma_steps, chroma_steps = (_steps(table, quality, levels.device) for table in (_LUMA_TABLE, _CHROMA_TABLE))
     if levels.shape[1] == 1:
         return _quantised(levels - 128, luma_steps) + 128

@@ -41,17 +41,20 @@ def affine_mapped(images: Tensor, shifts: Tensor) -> Tensor:
     from to 1/32 pixel; these are exact. On a photograph of 224 pixels that is 0.1 of 255 levels on average.
     """
     height, width = images.shape[-2:]
-    # as published: half the height is taken for the middle in x, too, which is so for square images
+    # as published, half the height is taken for the middle in x, too, which is so for square images
     middle, reach = torch.tensor([height // 2, width // 2], device=images.device), min(height, width) // 3
     signs = torch.tensor([[1, 1], [1, -1], [-1, -1]], device=images.device)
     first, second, third = (middle + reach * signs + shifts.double()).unbind(1)
-    down, left = (first - second)[:, None, None], (third - second)[:, None, None]
-    from_second = _pixel_places(images).double() - second[:, None, None]
-    # a place is a sum of the two sides at the second point, and comes from the same sum before they were moved
-    area = _cross(down, left)
-    share_down, share_left = _cross(from_second, left) / area, _cross(down, from_second) / area
-    x = middle[0] + reach * (1 - 2 * share_left)
-    y = middle[1] + reach * (2 * share_down - 1)
+    down_x, down_y = (first - second)[:, :, None, None].unbind(1)
+    left_x, left_y = (third - second)[:, :, None, None].unbind(1)
+    columns, rows = (
+        places - start[:, None, None] for places, start in zip(_pixel_places(images), second.unbind(1), strict=True)
+    )
+    # a place is a sum of the two sides at the second point, and comes from the same sum before they were moved; each
+    # is as much further along a row as it is along another
+    area = down_x * left_y - down_y * left_x
+    x = middle[0] + reach * (1 - 2 * (down_x * rows) / area) + (2 * reach * down_y * columns) / area
+    y = middle[1] - reach * (1 + 2 * (left_x * rows) / area) + (2 * reach * left_y * columns) / area
     return _bilinear(images, x, y, "mirror")
 
 
@@ -64,19 +67,14 @@ def displaced(images: Tensor, displacement: Tensor) -> Tensor:
     """``images`` whose pixels are taken from ``displacement`` (B, 2, H, W) pixels away in x and y; bilinear, borders
     reflected.
     """
-    x, y = (_pixel_places(images) + displacement.movedim(1, -1)).unbind(-1)
+    x, y = (places + moved for places, moved in zip(_pixel_places(images), displacement.unbind(1), strict=True))
     return _bilinear(images, x, y, "reflect")
 
 
-def _pixel_places(images: Tensor) -> Tensor:
-    """(H, W, 2): x and y of every pixel."""
+def _pixel_places(images: Tensor) -> tuple[Tensor, Tensor]:
+    """(1, W) and (H, 1): x and y of every pixel."""
     rows, columns = (torch.arange(side, device=images.device) for side in images.shape[-2:])
-    return torch.stack(torch.meshgrid(columns, rows, indexing="xy"), dim=-1)
-
-
-def _cross(one: Tensor, other: Tensor) -> Tensor:
-    """(...): the area that two vectors (..., 2) span."""
-    return one[..., 0] * other[..., 1] - one[..., 1] * other[..., 0]
+    return columns[None], rows[:, None]
 
 
 def _bilinear(images: Tensor, x: Tensor, y: Tensor, border: str) -> Tensor:
@@ -86,11 +84,7 @@ def _bilinear(images: Tensor, x: Tensor, y: Tensor, border: str) -> Tensor:
     height, width = images.shape[-2:]
     # from -1 to 1 between the outer pixels' centres, about which is mirrored, or their edges, about which is reflected
     centres = border == "mirror"
-    grid = torch.stack(
-        [
-            2 * place / (side - 1) - 1 if centres else (2 * place + 1) / side - 1
-            for place, side in ((x, width), (y, height))
-        ],
-        dim=-1,
-    )
-    return grid_sample(images, grid.float(), mode="bilinear", padding_mode="reflection", align_corners=centres)
+    grid = torch.empty(*x.shape, 2, device=images.device)
+    for axis, (place, side) in enumerate(((x, width), (y, height))):
+        grid[..., axis] = 2 * place / (side - 1) - 1 if centres else (2 * place + 1) / side - 1
+    return grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=centres)

@@ -10,8 +10,9 @@ it may be sampled at any scale.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from itertools import product
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -24,6 +25,9 @@ _OCTAVES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 _SMALL_SCALE = 0.2
 """To what share of their size the published code shrinks the photographs for images of 32 pixels."""
+
+_CACHED_PIXELS = 224 * 224
+"""Pixels of textures that are made at a time on a CPU, so that what is worked on stays in the cache."""
 
 Numbers = tuple[float, ...]
 
@@ -101,16 +105,33 @@ def frost_texture(keys: Tensor, seed: int, size: tuple[int, int], scale: float) 
     """(B, 3, H, W) in [0, 1]: for each image a texture of ``size`` (H, W), ``scale`` of its pixels per pixel of a
     photograph. Where that is below 1, single points are taken, as the published code does.
     """
-    shares = torch.tensor([look.share for look in LOOKS], device=keys.device).cumsum(0)
-    which = torch.bucketize(random_uniform(keys, 1, seed, "frost")[:, 0], shares[:-1], right=True)
+    drawn = (
+        random_uniform(keys, 1, seed, "frost"),
+        *(_octave_draws(keys, seed, size, scale, spacing) for spacing in _OCTAVES),
+        *(_crystal_draws(keys, seed, size, scale, generation) for generation in (0, 1)),
+    )
+    at_a_time = max(1, _CACHED_PIXELS // math.prod(size)) if keys.device.type == "cpu" else max(1, len(keys))
+    parts = zip(*(torch.split(numbers, at_a_time) for numbers in drawn), strict=True)
+    return torch.cat([_texture(size, scale, part[0][:, 0], part[1:-2], part[-2:]) for part in parts])
+
+
+def _texture(
+    size: tuple[int, int], scale: float, chance: Tensor, lattices: Sequence[Tensor], crystals_drawn: Sequence[Tensor]
+) -> Tensor:
+    """(B, 3, H, W): the texture that follows from what was drawn for its look, each octave and each generation."""
+    device = chance.device
+    shares = torch.tensor([look.share for look in LOOKS], device=device).cumsum(0)
+    which = torch.bucketize(chance, shares[:-1], right=True)
     mean, slope, cast, noise, crystals, crease, patchiness, deviation, skew = (
-        torch.tensor([getattr(look, field.name) for look in LOOKS], device=keys.device)[which][..., None, None]
+        torch.tensor([getattr(look, field.name) for look in LOOKS], device=device)[which][..., None, None]
         for field in fields(Look)[1:]
     )
-    octaves = torch.stack([_octave(keys, seed, size, scale, spacing) for spacing in _OCTAVES], 1)
+    octaves = torch.stack(
+        [_octave(drawn, size, scale, spacing) for drawn, spacing in zip(lattices, _OCTAVES, strict=True)], 1
+    )
     detail = crease * (_creases(octaves[:, 2:5].mean(1)) + _creases(octaves[:, 3:6].mean(1)))
-    for generation, numbers in enumerate(crystals.unbind(1)):
-        detail = detail + _crystals(keys, seed, size, scale, generation, numbers, octaves[:, 4])
+    for generation, (drawn, numbers) in enumerate(zip(crystals_drawn, crystals.unbind(1), strict=True)):
+        detail = detail + _crystals(drawn, size, scale, generation, numbers, octaves[:, 4])
     patches = (1 + patchiness * octaves[:, 6:8].sum(1) / math.sqrt(2)).clamp(min=0)
     relief = torch.einsum("bo,bohw->bhw", noise[..., 0, 0], octaves) + patches * detail
     relief = relief + skew * (relief**2 / deviation - deviation)
@@ -124,20 +145,31 @@ def _places(side: int, scale: float, unit: Tensor | float, device: torch.device)
     return (torch.arange(side, device=device) + 0.5) / scale / unit
 
 
-def _octave(keys: Tensor, seed: int, size: tuple[int, int], scale: float, spacing: int) -> Tensor:
-    """(B, H, W) smooth noise of mean 0 and standard deviation 1: random values at points ``spacing`` pixels of a
-    photograph apart, and between them by Hermite's cubic.
+def _octave_draws(keys: Tensor, seed: int, size: tuple[int, int], scale: float, spacing: int) -> Tensor:
+    """(B, N, M) uniform numbers, one for each point of an octave."""
+    height, width = (math.ceil(side / scale / spacing) + 1 for side in size)
+    return random_uniform(keys, height * width, seed, f"frost_octave_{spacing}").view(-1, height, width)
+
+
+def _octave(drawn: Tensor, size: tuple[int, int], scale: float, spacing: int) -> Tensor:
+    """(B, H, W) smooth noise of mean 0 and standard deviation 1: random values, ``drawn`` from [0, 1), at points
+    ``spacing`` pixels of a photograph apart, and between them by Hermite's cubic.
     """
-    rows, columns = (_places(side, scale, spacing, keys.device) for side in size)
-    weights = []
-    for side, place in zip(size, (rows, columns), strict=True):
-        points = torch.arange(math.ceil(side / scale / spacing) + 1, device=keys.device)
-        distance = (place[:, None] - points).abs().clamp(max=1)
-        weights.append(1 - distance**2 * (3 - 2 * distance))
-    height, width = (weight.shape[1] for weight in weights)
-    values = 2 * random_uniform(keys, height * width, seed, f"frost_octave_{spacing}").view(-1, height, width) - 1
+    rows, columns = (
+        _hermite(side, scale, spacing, points, drawn.device) for side, points in zip(size, drawn.shape[1:], strict=True)
+    )
     # the variance of a value is 1/3, the sum of squared weights along each direction 26/35 on average
-    return weights[0] @ values @ weights[1].mT * (math.sqrt(3) * 35 / 26)
+    return (rows @ (2 * drawn - 1) @ columns.mT).mul_(math.sqrt(3) * 35 / 26)
+
+
+@lru_cache(maxsize=32)
+def _hermite(side: int, scale: float, spacing: int, points: int, device: torch.device) -> Tensor:
+    """(side, points): the weight of each point in each pixel of a line."""
+    # what is kept may be used in another mode than the one that it is made in
+    with torch.inference_mode(False):
+        distance = (_places(side, scale, spacing, device)[:, None] - torch.arange(points, device=device)).abs()
+        distance = distance.clamp(max=1)
+        return 1 - distance**2 * (3 - 2 * distance)
 
 
 def _creases(fold: Tensor) -> Tensor:
@@ -146,21 +178,33 @@ def _creases(fold: Tensor) -> Tensor:
     return steep * (0.5 - steep**2 / 2).exp()
 
 
+def _crystal_draws(keys: Tensor, seed: int, size: tuple[int, int], scale: float, generation: int) -> Tensor:
+    """(B, 2 + 4 * cells) uniform numbers: where the cells begin, and four for each of them."""
+    height, width = _cells(size, scale, generation)
+    return random_uniform(keys, 2 + 4 * height * width, seed, f"frost_crystals_{generation}")
+
+
+def _cells(size: tuple[int, int], scale: float, generation: int) -> tuple[int, int]:
+    """A cell and up to another one around what is seen, whose crystals reach into it, down and across."""
+    smallest = min(look.crystals[generation][0] for look in LOOKS)
+    height, width = (math.floor(side / scale / smallest) + 4 for side in size)
+    return height, width
+
+
 def _crystals(
-    keys: Tensor, seed: int, size: tuple[int, int], scale: float, generation: int, numbers: Tensor, bend: Tensor
+    draws: Tensor, size: tuple[int, int], scale: float, generation: int, numbers: Tensor, bend: Tensor
 ) -> Tensor:
-    """(B, H, W) relief of one generation of crystals, as the ``numbers`` (B, 10, 1, 1) of their looks say, with barbs
-    that are displaced by ``bend`` (B, H, W) pixels.
+    """(B, H, W) relief of one generation of crystals, as the ``draws`` and the ``numbers`` (B, 10, 1, 1) of their looks
+    say, with barbs that are displaced by ``bend`` (B, H, W) pixels.
     """
     cell, length, width, angle, spacing, indent, cover, facet, barb, bevel = numbers.unbind(1)
-    smallest = min(look.crystals[generation][0] for look in LOOKS)
-    # a cell and up to another one around what is seen, whose crystals reach into it
-    cells = [math.floor(side / scale / smallest) + 4 for side in size]
-    draws = random_uniform(keys, 2 + 4 * cells[0] * cells[1], seed, f"frost_crystals_{generation}")
     rows, columns = (
-        1 + draws[:, axis, None] + _places(side, scale, cell[:, 0], keys.device) for axis, side in enumerate(size)
+        1 + draws[:, axis, None] + _places(side, scale, cell[:, 0], draws.device) for axis, side in enumerate(size)
     )
-    along, across, tone = _uppermost(draws[:, 2:].view(-1, 4, *cells), rows, columns, cell / length, cell / width)
+    crystals = draws[:, 2:].view(-1, 4, *_cells(size, scale, generation))
+    if draws.device.type == "cpu":
+        crystals = crystals[..., : int(rows.max()) + 2, : int(columns.max()) + 2]
+    along, across, tone = _uppermost(crystals, rows, columns, cell / length, cell / width)
     phase = (across.abs() * width * angle.deg2rad().cos() - along * length * angle.deg2rad().sin()) / spacing
     # crystals differ in the spacing of their barbs and in where these begin
     wave = torch.cos(2 * math.pi * (phase * (0.75 + 0.5 * tone) + 0.7 * bend / spacing + 7 * tone))
@@ -181,32 +225,42 @@ def _uppermost(
         rows, columns: (B, H) and (B, W) places in cells.
         per_length, per_width: (B, 1, 1) the side of a cell in lengths and widths of a crystal.
     """
-    down, right, turn, tone = draws.unbind(1)
+    width = draws.shape[3]
+    down, right, turn, tone = (number.flatten(1) for number in draws.unbind(1))
     cosine, sine = (2 * math.pi * turn).cos(), (2 * math.pi * turn).sin()
-    batch = torch.arange(len(draws), device=draws.device)[:, None, None]
     row, column = rows.long(), columns.long()
     y, x = rows - row, columns - column
-    nearest = torch.full((), math.inf, device=draws.device)
-    cell = torch.zeros((), dtype=torch.long, device=draws.device)
-    for above, before in product((-1, 0, 1), repeat=2):
-        # along = a0 + a1 * x and across = b0 + b1 * x for each place of a row in each cell of a row of cells
-        chosen = (batch[..., 0], row + above)
-        y0 = (y[..., None] - above) - down[chosen]
-        x0 = before + right[chosen]
-        a1, b1 = cosine[chosen] * per_length, -sine[chosen] * per_width
-        a0 = sine[chosen] * per_length * y0 - a1 * x0
-        b0 = cosine[chosen] * per_width * y0 - b1 * x0
-        rim = torch.cat((a0**2 + b0**2 - 0.7 * tone[chosen], 2 * (a0 * a1 + b0 * b1), a1**2 + b1**2), 2)
-        # a product with zeros and a one looks up the cell of each column
-        here = (column[..., None] + before == torch.arange(tone.shape[2], device=x.device)).float()
-        powers = torch.cat((here, here * x[..., None], here * x[..., None] ** 2), 2)
-        distance = rim @ powers.mT
-        candidate = (row + above)[:, :, None] * tone.shape[2] + (column + before)[:, None]
-        cell = torch.where(distance < nearest, candidate, cell)
-        nearest = torch.minimum(distance, nearest)
-    down, right, cosine, sine, tone = (
-        number.flatten(1).gather(1, cell.flatten(1)).view_as(cell) for number in (down, right, cosine, sine, tone)
+    above, before = torch.meshgrid(*(2 * (torch.arange(-1, 2, device=x.device),)), indexing="ij")
+    above, before = above.reshape(9, 1, 1), before.reshape(9, 1, 1)
+    # along = a0 + a1 * x and across = b0 + b1 * x in each of nine cells (B, 9, H, M) around each row of each cell
+    beside = (torch.arange(width, device=x.device) + before).clamp(0, width - 1)
+    chosen = (row[:, None, :, None] + above) * width + beside
+    place, towards, cosines, sines, tones = (
+        number.gather(1, chosen.flatten(1)).view_as(chosen) for number in (down, right, cosine, sine, tone)
     )
-    y = rows[:, :, None] - cell // draws.shape[3] - down
-    x = columns[:, None] - cell % draws.shape[3] - right
-    return (cosine * x + sine * y) * per_length, (cosine * y - sine * x) * per_width, tone
+    y0 = (y[:, None, :, None] - above) - place
+    x0 = before + towards
+    a1, b1 = cosines * per_length[:, None], -sines * per_width[:, None]
+    a0 = sines * per_length[:, None] * y0 - a1 * x0
+    b0 = cosines * per_width[:, None] * y0 - b1 * x0
+    rim = torch.cat((a0**2 + b0**2 - 0.7 * tones, 2 * (a0 * a1 + b0 * b1), a1**2 + b1**2), 3)
+    # a product with zeros and a one looks up the cell of each column
+    here = (column[..., None] == torch.arange(width, device=x.device)).float()
+    powers = torch.cat((here, here * x[..., None], here * x[..., None] ** 2), 2)
+    distances = (rim.flatten(1, 2) @ powers.mT).view(len(draws), 9, rows.shape[1], columns.shape[1])
+    nearest = distances[:, 0].clone()
+    which = torch.zeros_like(nearest)
+    for cell, distance in enumerate(distances.unbind(1)):
+        # by arithmetic, which is faster than to fill where a comparison holds
+        is_nearer = (nearest - distance).sign_().clamp_(min=0)
+        which.lerp_(torch.full((), float(cell), device=x.device), is_nearer)
+        torch.minimum(distance, nearest, out=nearest)
+    index = which.int().long()
+    above, before = above.take(index), before.take(index)
+    chosen = ((row[:, :, None] + above) * width + column[:, None] + before).flatten(1)
+    down, right, cosine, sine, tone = (
+        number.gather(1, chosen).view_as(index) for number in (down, right, cosine, sine, tone)
+    )
+    y0 = (y[:, :, None] - above) - down
+    x0 = (x[:, None] - before) - right
+    return (cosine * x0 + sine * y0) * per_length, (cosine * y0 - sine * x0) * per_width, tone

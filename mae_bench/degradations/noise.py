@@ -8,12 +8,16 @@ Source: Hendrycks and Dietterich 2019, arXiv 1903.12261, and the code that made 
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from mae_bench.degradations import Setting
 from mae_bench.randomness import random_normal, random_uniform, random_words
+
+_FIRST = 1024
+"""Into how many parts [0, 1) is cut by the first bits of a number."""
 
 
 def corrupt(name: str, images: Tensor, parameters: tuple[float, ...], setting: Setting) -> Tensor:
@@ -22,26 +26,26 @@ def corrupt(name: str, images: Tensor, parameters: tuple[float, ...], setting: S
     pixels = images.float()
     drawn = (setting.keys, images.shape[1:].numel(), setting.seed, name)
     if name == "shot_noise":
-        uniform = random_words(*drawn).double() * 2.0**-32
+        uniform = random_words(*drawn).double().mul_(2.0**-32)
         noisy = shot_noise(pixels, amount, uniform.view(images.shape))
     elif name == "impulse_noise":
         noisy = impulse_noise(pixels, amount, random_uniform(*drawn).view(images.shape))
     else:
         noise = gaussian_noise if name == "gaussian_noise" else speckle_noise
         noisy = noise(pixels, amount, random_normal(*drawn).view(images.shape))
-    return noisy.clamp(0, 1).to(images.dtype)
+    return noisy.clamp_(0, 1).to(images.dtype)
 
 
 def gaussian_noise(images: Tensor, sigma: float, normals: Tensor) -> Tensor:
     """``images`` plus ``sigma`` times standard ``normals`` of their shape; may leave [0, 1]."""
-    return images + sigma * normals
+    return images.add(normals, alpha=sigma)
 
 
 def speckle_noise(images: Tensor, sigma: float, normals: Tensor) -> Tensor:
     """``images`` plus ``sigma`` times standard ``normals`` of their shape, in proportion to how bright a pixel is; may
     leave [0, 1].
     """
-    return images + images * (sigma * normals)
+    return images.addcmul(images, normals, value=sigma)
 
 
 def impulse_noise(images: Tensor, amount: float, uniform: Tensor) -> Tensor:
@@ -63,13 +67,48 @@ def shot_noise(images: Tensor, photons: float, uniform: Tensor) -> Tensor:
     >>> shot_noise(torch.tensor([0.0, 1.0, 1.0]), 4, torch.tensor([0.5, 0.5, 0.99], dtype=torch.float64))
     tensor([0.0000, 1.0000, 2.2500])
     """
-    levels = (images * 255).round().long()
-    distribution = _poisson_distribution(photons, images.device)
-    # shifted by its row, each row of the table continues the one before: a single sorted sequence to search
-    rows = torch.arange(256, device=images.device)[:, None]
-    found = torch.searchsorted((distribution + rows).flatten(), uniform + levels, right=True)
-    counts: Tensor = found - levels * distribution.shape[1]
-    return counts.to(images.dtype) / photons
+    levels = (images * 255).round_().int().flatten()
+    numbers = uniform.flatten()
+    if images.device.type != "cpu":
+        counts = _searched(_sequence(photons, images.device), levels, numbers)
+    else:
+        # most numbers are told what they count by their first bits
+        first = (numbers * _FIRST).int().add_(levels, alpha=_FIRST)
+        counts = _counts_by_first_bits(photons).index_select(0, first)
+        open_ = (counts < 0).nonzero()[:, 0]
+        searched = _searched(_sequence(photons, images.device), levels[open_], numbers[open_])
+        counts[open_] = searched.to(counts.dtype)
+    return counts.to(images.dtype).div_(photons).view_as(images)
+
+
+def _searched(sequence: Tensor, levels: Tensor, numbers: Tensor, right: bool = True) -> Tensor:
+    """How many of the values of its level in ``sequence`` are at most each of the ``numbers``, or without ``right``
+    below it.
+    """
+    found = torch.searchsorted(sequence, numbers + levels, right=right)
+    return found - levels * (len(sequence) // 256)
+
+
+def _sequence(photons: float, device: torch.device) -> Tensor:
+    """The distribution functions of all levels, each shifted by its level, so that each continues the one before: a
+    single sorted sequence to search.
+    """
+    return (_poisson_distribution(photons, device) + torch.arange(256, device=device)[:, None]).flatten()
+
+
+@lru_cache(maxsize=8)
+def _counts_by_first_bits(photons: float) -> Tensor:
+    """(256 * _FIRST,) int16: what every number in [0, 1) counts whose first bits are these, by level, and -1 where not
+    all of them count the same.
+    """
+    # what is kept may be used in another mode than the one that it is made in
+    with torch.inference_mode(False):
+        sequence = _sequence(photons, torch.device("cpu"))
+        levels = torch.arange(256)[:, None].expand(-1, _FIRST).flatten()
+        starts = (torch.arange(_FIRST, dtype=torch.float64) / _FIRST).repeat(256)
+        lowest = _searched(sequence, levels, starts)
+        highest = _searched(sequence, levels, starts + 1 / _FIRST, right=False)
+        return torch.where(lowest == highest, lowest, -1).short()
 
 
 def _poisson_distribution(photons: float, device: torch.device) -> Tensor:

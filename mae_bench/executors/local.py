@@ -49,19 +49,21 @@ def resolved_dtype(name: str, device: str) -> str:
     return "bfloat16" if device.startswith("cuda") else "float32"
 
 
-def resolved_device(name: str) -> str:
-    """The device that ``auto``, ``cpu``, ``cuda`` or ``cuda:i`` stands for here.
+def resolved_device(name: str, place: int = 0) -> str:
+    """The device that ``auto``, ``cpu``, ``cuda`` or ``cuda:i`` stands for here; without a number, workers take turns:
+    the one at ``place``, from 0 on, has the GPU of that number modulo how many there are.
 
     Raises:
         BenchError: it is a GPU that this machine, or this build of torch, does not have.
     """
     if name == "auto":
-        return "cuda:0" if torch.cuda.is_available() else "cpu"
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     if name.startswith("cuda"):
-        index = int(name.partition(":")[2] or 0)
-        if index >= torch.cuda.device_count():
+        count = torch.cuda.device_count()
+        index = int(name.partition(":")[2] or place % max(1, count))
+        if index >= count:
             raise BenchError(
-                f"--mae-device {name}: torch {torch.__version__} sees {torch.cuda.device_count()} CUDA devices here; "
+                f"--mae-device {name}: torch {torch.__version__} sees {count} CUDA devices here; "
                 "use --mae-device auto or cpu"
             )
         return f"cuda:{index}"
@@ -71,7 +73,8 @@ def resolved_device(name: str) -> str:
 class LocalExecutor:
     """Runs cells of one suite into one run directory. ``represented`` maps models to the conditions whose
     representation will be asked for; ``progress`` is told how many images are decoded, and of how many; ``weights`` are
-    files by the name of the model that they are for, of which the suite's reference model is looked for.
+    files by the name of the model that they are for, of which the suite's reference model is looked for. Executors of
+    one ``session`` share the clean passes of models.
     """
 
     def __init__(
@@ -84,6 +87,7 @@ class LocalExecutor:
         represented: Mapping[str, Collection[str]] | None = None,
         progress: Progress | None = None,
         weights: Mapping[str, Path] | None = None,
+        session: str = "",
     ) -> None:
         self.entry = entry
         self.data = data
@@ -95,6 +99,7 @@ class LocalExecutor:
         self.represented = represented or {}
         self.progress = progress
         self.weights = weights or {}
+        self.session = session
         self._saliences: dict[View, Salience] = {}
         self._blind = ""
         self._clean_written = self._model_written = False
@@ -150,6 +155,7 @@ class LocalExecutor:
                 represented,
                 self.progress,
                 self._salience,
+                run.clean_pass(self.session, model.entry.name) if self.session else None,
             )
         return self._evaluation
 

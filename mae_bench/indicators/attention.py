@@ -6,12 +6,15 @@ Mean attention distance is that of Dosovitskiy et al. 2021 (arXiv 2010.11929, fi
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 INDICATORS = ("attention_distance", "attention_distance_ratio", "attention_entropy")
+PIECE = 1 << 19
+"""Bytes of attention that a processor looks at at a time, so that what lies between stays in its cache."""
 _TINY = 1e-30
 
 
@@ -49,12 +52,24 @@ def attention_values(attention: Tensor, prefix: int, grid: tuple[int, int]) -> d
     >>> values["attention_distance"].item(), round(values["attention_entropy"].item(), 6)
     (0.25, 1.0)
     """
-    patches = attention[:, :, prefix:, prefix:].float()
-    patches = patches / patches.sum(-1, keepdim=True).clamp_min(_TINY)
-    distances = grid_distances(grid).to(patches)
-    count = patches.shape[-1]
-    entropy = -(patches * patches.clamp_min(_TINY).log()).sum(-1).mean(-1)
+    distances = grid_distances(grid).to(attention.device, torch.float32)
+    several = len(attention) if attention.is_cuda else max(1, PIECE // attention[0].nbytes)
+    pieces = [_values(piece, distances) for piece in torch.split(attention[:, :, prefix:, prefix:], several)]
+    return {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
+
+
+def _values(attention: Tensor, distances: Tensor) -> dict[str, Tensor]:
+    """Of ``attention`` (B, H, P, P) between patches, which need not sum to one: with a of each key and A of all, the
+    distance is sum(a d) / A, and the entropy log(A) - sum(a log(a)) / A, so that nothing is divided key by key.
+    """
+    patches = attention.float().contiguous()
+    given = patches.sum(-1)
+    total = given.clamp_min(_TINY)
+    # torch.xlogy would need no least value, and takes twice as long
+    entropy = total.log() - torch.linalg.vecdot(patches, patches.clamp_min(_TINY).log_()) / total
+    entropy = entropy.where(given >= _TINY, 0)
+    most = math.log(max(patches.shape[-1], 2))
     return {
-        "attention_distance": (patches * distances).sum(-1).mean(-1),
-        "attention_entropy": entropy / torch.log(torch.tensor(float(max(count, 2)))).to(patches),
+        "attention_distance": (torch.linalg.vecdot(patches, distances) / total).mean(-1),
+        "attention_entropy": entropy.mean(-1) / most,
     }

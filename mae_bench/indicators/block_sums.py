@@ -49,17 +49,20 @@ class BlockSums:
 
     def per_block(self, name: str) -> np.ndarray:
         """(blocks, ...) in block order."""
-        return np.stack([self._read(block, name) for block in self.blocks])
+        return np.array([self._read(block, name) for block in self.blocks], dtype=np.float64)
 
     def total(self, name: str) -> np.ndarray:
         first, *rest = (self._read(block, name) for block in self.blocks)
-        total = first.copy()
+        total = first
         for value in rest:
-            total += value
-        return total
+            total = total + value
+        return np.array(total, dtype=np.float64)
 
-    def _read(self, block: int, name: str) -> np.ndarray:
+    def _read(self, block: int, name: str) -> Any:
+        """A float or a float64 array."""
         value = self._blocks[block][name]
+        if type(value) is float:  # as most are, and adding these is much faster than adding arrays of one
+            return value
         read = np.asarray(value.cpu() if isinstance(value, Tensor) else value, dtype=np.float64)
         self._blocks[block][name] = read
         return read

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from mae_bench.indicators import alignment, retention
@@ -29,6 +29,10 @@ class Record:
     high: float | None = None
     reason: str | None = None
 
+    def to_dict(self) -> dict[str, Any]:
+        # there are hundreds in a cell, and dataclasses.asdict copies every number as if it held others
+        return dict(vars(self))
+
 
 def column(indicator: str, layer: int, token: str, head: int | None = None) -> str:
     """Name of the value of a record among those of its cell.
@@ -44,12 +48,12 @@ def token_records(layer: int, token: str, sums: BlockSums | None, absent: str) -
     if sums is None:
         return [Record(name, layer, None, token, reason=absent) for name in alignment.INDICATORS]
     images = sums.per_block("images")
+    count, weights = float(sums.total("images")), [int(n) for n in images]
     records = []
     for name in alignment.INDICATORS:
-        per_block = sums.per_block(name)
-        interval = block_interval((per_block / images).tolist(), [int(n) for n in images])
+        interval = block_interval((sums.per_block(name) / images).tolist(), weights)
         low, high = interval or (None, None)
-        value = float(sums.total(name) / sums.total("images"))
+        value = float(sums.total(name)) / count
         reason = "few_blocks" if interval is None else None
         records.append(Record(name, layer, None, token, value, low, high, reason))
     return records
@@ -62,8 +66,7 @@ def head_records(block: int, token: str, sums: BlockSums | None, absent: str) ->
     observations = float(sums.total("observations"))
     counts = [sums.total(name) for name in ("overlap", "clean", "degraded")]
     heads: list[tuple[int | None, retention.Retention]] = [(None, retention.retention_values(observations, *counts))]
-    for head in range(len(counts[0])):
-        heads.append((head, retention.retention_values(observations, *(count[head] for count in counts))))
+    heads += enumerate(retention.head_retentions(observations, *counts))
     return [
         Record(name, block, head, token, value, reason=values.reason if value is None else None)
         for head, values in heads
@@ -91,4 +94,4 @@ def profile(
         for token in KINDS:
             absent = head_reason or f"no {token} token"
             records += head_records(block, token, heads.get((block, token)), absent)
-    return [asdict(record) for record in records]
+    return [record.to_dict() for record in records]

@@ -70,7 +70,7 @@ class Classifier(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         if images.shape[1] == 1 and self.channels == 3:
             images = images.expand(-1, 3, -1, -1)
-        logits: Tensor = self.module((images - self._mean) / self._std)
+        logits: Tensor = self.module((images - self._mean).div_(self._std))
         return logits
 
     @classmethod

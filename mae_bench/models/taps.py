@@ -7,7 +7,7 @@ L + 1 is what the head reads.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -56,6 +56,29 @@ class Features:
             {key: torch.cat([part.tokens[key] for part in parts]) for key in parts[0].tokens},
             {key: torch.cat([part.heads[key] for part in parts]) for key in parts[0].heads},
             {key: torch.cat([part.attention[key] for part in parts]) for key in parts[0].attention},
+        )
+
+    def window(self, images: slice) -> Features:
+        """Tokens and heads of some of the images."""
+        return Features(
+            {key: value[images] for key, value in self.tokens.items()},
+            {key: value[images] for key, value in self.heads.items()},
+        )
+
+    @property
+    def patches(self) -> Features:
+        """Tokens and heads of the ``patch`` kind alone."""
+        return self._where(lambda kind: kind == "patch")
+
+    @property
+    def pooled(self) -> Features:
+        """Tokens and heads without the ``patch`` kind."""
+        return self._where(lambda kind: kind != "patch")
+
+    def _where(self, chosen: Callable[[str], bool]) -> Features:
+        return Features(
+            {key: value for key, value in self.tokens.items() if chosen(key[1])},
+            {key: value for key, value in self.heads.items() if chosen(key[1])},
         )
 
 
@@ -207,10 +230,19 @@ class TransformerTaps(Taps):
             handles.append(model.fc_norm.register_forward_hook(lambda _, __, out: keep_pooled(out)))
 
     def _attach_attention(self, features: Features, handles: list[RemovableHandle]) -> None:
-        def keep(block: int, attention: nn.Module, tokens: Tensor, bias: Tensor | None) -> None:
-            features.attention[block] = attention_map(attention, tokens, bias)
+        def keep(
+            block: int, attention: nn.Module, tokens: Tensor, bias: Tensor | None = None, qkv: Tensor | None = None
+        ) -> None:
+            features.attention[block] = attention_map(attention, tokens, bias, qkv)
 
         for index, block in enumerate(self.model.blocks, start=1):
+            if isinstance(block.attn, Attention):  # which calls its projection, so that it need not be made again
+                handles.append(
+                    block.attn.qkv.register_forward_hook(
+                        lambda _, args, out, index=index, attention=block.attn: keep(index, attention, args[0], qkv=out)
+                    )
+                )
+                continue
             handles.append(
                 block.attn.register_forward_pre_hook(
                     lambda module, args, named, index=index: keep(
@@ -299,16 +331,19 @@ def _local_heads(model: nn.Module) -> str | None:
     return f"the attention heads of {name} are not tapped" if attentions else None
 
 
-def attention_map(attention: Attention | BeitAttention, tokens: Tensor, bias: Tensor | None = None) -> Tensor:
+def attention_map(
+    attention: Attention | BeitAttention, tokens: Tensor, bias: Tensor | None = None, qkv: Tensor | None = None
+) -> Tensor:
     """(B, heads, T, T) what timm's plain ``attention``, or that of Beit, gives for its input ``tokens`` (B, T, D),
     computed beside it, so that its fused kernel stays in use; softmax in float32. ``bias`` (heads, T, T) is the
-    position bias that the blocks of a Beit share.
+    position bias that the blocks of a Beit share, ``qkv`` (B, T, 3 D) what is known of its projection.
     """
     batch, count, _ = tokens.shape
     of_beit = isinstance(attention, BeitAttention)
-    qkv = attention.qkv(tokens)
-    if of_beit and attention.q_bias is not None:
-        qkv = qkv + torch.cat([attention.q_bias, attention.k_bias, attention.v_bias])
+    if qkv is None:
+        qkv = attention.qkv(tokens)
+        if of_beit and attention.q_bias is not None:
+            qkv = qkv + torch.cat([attention.q_bias, attention.k_bias, attention.v_bias])
     queries, keys, _ = qkv.reshape(batch, count, 3, attention.num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
     if not of_beit:
         queries, keys = attention.q_norm(queries), attention.k_norm(keys)

@@ -14,6 +14,7 @@ import pytest
 
 from mae_bench.cells import FAMILIES, GROUPS
 from mae_bench.errors import BenchError
+from mae_bench.pytest_plugin.cluster import Driver
 from mae_bench.pytest_plugin.collection import (
     Order,
     model_of,
@@ -76,13 +77,16 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(Discovery(harness), "mae_bench_discovery")
     if not hasattr(config, "workerinput"):
         config.pluginmanager.register(Gate(harness), "mae_bench_gate")
+        if harness.options["executor"] == "ray":
+            config.pluginmanager.register(Driver(harness), "mae_bench_driver")
     if config.pluginmanager.has_plugin("xdist"):
         config.pluginmanager.register(Distribution(harness), "mae_bench_distribution")
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
     # the last of several such wrappers has the last word; pytest's own, for --ff, is registered at configuration
-    session.config.pluginmanager.register(Order(), "mae_bench_order")
+    cells_first = session.config.stash[HARNESS].options["executor"] == "ray"
+    session.config.pluginmanager.register(Order(cells_first), "mae_bench_order")
 
 
 @pytest.hookimpl(wrapper=True)

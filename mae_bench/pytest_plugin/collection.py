@@ -12,6 +12,7 @@ from mae_bench.cells import FAMILIES, GROUPS, Cell, near_name
 from mae_bench.degradations import EVERY, Degradation
 from mae_bench.degradations.ladders import RARE, levels
 from mae_bench.errors import BenchError
+from mae_bench.grouping import Path, Shard, path_of, sharded
 from mae_bench.pytest_plugin.harness import HARNESS, Harness
 from mae_bench.pytest_plugin.items import NO_EVIDENCE, PARAMETERS
 
@@ -38,11 +39,17 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         if "mae_bench_cell" in wanted:
             harness.suite.check(harness.options["data"])
             kinds = _kinds(metafunc.definition)
-            ladder = [(kind, level) for kind in kinds for level in levels(kind, harness.suite, harness.options["full"])]
+            full = harness.options["full"]
+            ladder = [
+                (kind, level, marks)  # which take longer to make than all else of a cell
+                for kind in kinds
+                for marks in [[getattr(pytest.mark, name) for name in kind.marks]]
+                for level in levels(kind, harness.suite, full)
+            ]
             cells: list[Any] = [
-                pytest.param(Cell(entry.name, kind.name, level).id, marks=[getattr(pytest.mark, m) for m in kind.marks])
+                pytest.param(Cell(entry.name, kind.name, level).id, marks=marks)
                 for entry in models
-                for kind, level in ladder
+                for kind, level, marks in ladder
             ]
             if not ladder:
                 harness.lacking.update(kind.family for kind in kinds)
@@ -80,10 +87,33 @@ def _kinds(definition: pytest.Item) -> list[Degradation]:
     return [kind for kind in EVERY if kind.family in families or (not families and kind.group in groups)]
 
 
+def _deselect_others(items: list[pytest.Item], given: str) -> None:
+    """Leave those of the shard ``given``; what evaluates no model is in the first one."""
+    try:
+        shard = Shard.parse(given)
+    except BenchError as error:
+        raise pytest.UsageError(f"--mae-shard: {error}") from error
+    evaluated = [item for item in items if model_of(item)]
+    own = {evaluated[i] for i in sharded([matrix_path(item) for item in evaluated], shard.count)[shard.number - 1]}
+    if shard.number == 1:
+        own.update(item for item in items if not model_of(item))
+    others = [item for item in items if item not in own]
+    items[:] = [item for item in items if item in own]
+    if others:
+        others[0].config.hook.pytest_deselected(items=others)
+
+
 class Order:
     """Brings the items of a model together, where its first stands, after everyone else has ordered them, and claims
-    behind the cells that they are about.
+    behind the cells that they are about. Of a session whose cells run on a cluster, what runs here comes last.
     """
+
+    def __init__(self, cells_first: bool) -> None:
+        self.cells_first = cells_first
+
+    def _place(self, item: pytest.Item) -> tuple[bool, bool]:
+        elsewhere = self.cells_first and model_of(item) is None
+        return elsewhere, "mae_bench_claim" in getattr(item, "fixturenames", ())
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> Generator[None, None, None]:
@@ -92,16 +122,13 @@ class Order:
         if without:
             items[:] = [item for item in items if item not in without]
             without[0].config.hook.pytest_deselected(items=without)
+        if items and (given := items[0].config.stash[HARNESS].options["shard"]) is not None:
+            _deselect_others(items, given)
         groups: dict[object, list[pytest.Item]] = {}
         for item in items:
             groups.setdefault(model_of(item) or item, []).append(item)
         together = [item for group in groups.values() for item in group]
-        items[:] = sorted(together, key=lambda item: "mae_bench_claim" in getattr(item, "fixturenames", ()))
-
-
-def pytest_sessionstart(session: pytest.Session) -> None:
-    # the last of several such wrappers has the last word; pytest's own, for --ff, is registered at configuration
-    session.config.pluginmanager.register(Order(), "mae_bench_order")
+        items[:] = sorted(together, key=self._place)
 
 
 def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
@@ -138,6 +165,18 @@ def params_of(item: pytest.Item) -> dict[str, Any]:
 
 def model_of(item: pytest.Item) -> str | None:
     """Name of the model that ``item`` evaluates."""
+    cell = _cell_of(item)
+    return params_of(item).get("mae_bench_model") if cell is None else cell.model
+
+
+def _cell_of(item: pytest.Item) -> Cell | None:
+    """The cell that ``item`` evaluates, or of which it measures the representation."""
     params = params_of(item)
     cell_id = params.get("mae_bench_cell", params.get("mae_bench_represented"))
-    return params.get("mae_bench_model") if cell_id is None else Cell.parse(cell_id).model
+    return None if cell_id is None else Cell.parse(cell_id)
+
+
+def matrix_path(item: pytest.Item) -> Path:
+    """Where what ``item``, which evaluates a model, is about stands in the matrix."""
+    cell = _cell_of(item)
+    return (params_of(item)["mae_bench_model"],) if cell is None else path_of(cell)

@@ -1,8 +1,13 @@
-"""pytest-xdist: one run for all workers, every cell of a model on one of them, and what is left to do when one dies."""
+"""pytest-xdist: one run for all workers, who is sent what, and what is left to do when one dies."""
 
 from __future__ import annotations
 
+import itertools
+import secrets
+import shutil
 import sys
+from collections import Counter
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
@@ -10,8 +15,10 @@ import pytest
 
 from mae_bench.cells import Cell, Level
 from mae_bench.errors import BenchError
+from mae_bench.grouping import Path, path_of
 from mae_bench.pytest_plugin.collection import pytest_report_collectionfinish
 from mae_bench.pytest_plugin.harness import Harness
+from mae_bench.pytest_plugin.workload import Workload
 
 DEATHS = 2
 """Workers that a model may end before anything of it has finished; after that it is the model, not one of its cells."""
@@ -20,17 +27,25 @@ EARLY_DEATHS = 4
 
 
 class Distribution:
-    """Keeps all cells of a model on one xdist worker, so that it is loaded once, and gives workers one run.
+    """Keeps cells of a model on one xdist worker, so that it is loaded once, until others would be idle
+    (:class:`mae_bench.pytest_plugin.workload.Workload`), and gives workers one run.
 
     A cell in which its worker dies has failed, and the others go on in the worker that takes its place.
     """
 
     def __init__(self, harness: Harness) -> None:
         self.harness = harness
+        self.session = f"clean-{secrets.token_hex(4)}"
         self._collected: set[object] = set()
         self._early_deaths = 0
-        self._died_in: set[str] = set()
+        self._ids: Sequence[str] = ()
+        self._models: list[str | None] = []
+        self._workload = Workload(())
+        self._left: Counter[str | None] = Counter()
+        self._begun: set[str | None] = set()
+        self._deaths: Counter[str | None] = Counter()
         self._unrun: list[str] = []
+        self._places: dict[object, int] = {}
 
     def pytest_configure(self, config: pytest.Config) -> None:
         has_models = self.harness.registry.entries or self.harness.options["model"]
@@ -41,8 +56,14 @@ class Distribution:
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
-        """Tell a worker which run it belongs to."""
+        """Tell a worker which run and session it belongs to, and at which place, from 0 on, which stands for a GPU: one
+        that replaces another has its place.
+        """
+        taken = set(self._places.values())
+        self._places[node] = next(place for place in itertools.count() if place not in taken)
         node.workerinput["mae_run"] = str(self.harness.run_path)
+        node.workerinput["mae_place"] = self._places[node]
+        node.workerinput["mae_session"] = self.session
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_node_collection_finished(self, node: Any, ids: list[str]) -> None:
@@ -66,6 +87,7 @@ class Distribution:
     def pytest_testnodedown(self, node: Any, error: object) -> None:
         """Learn what a worker tells, and do not replace for ever those that die as soon as they begin."""
         self.harness.lacking.update(getattr(node, "workeroutput", {}).get("mae_lacking", ()))
+        self._places.pop(node, None)
         if error and node not in self._collected:
             self._early_deaths += 1
             if self._early_deaths > EARLY_DEATHS:
@@ -90,57 +112,98 @@ class Distribution:
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_make_scheduler(self, config: pytest.Config, log: Any) -> Any:
-        """A scheduler whose unit of work is a model. xdist's own ``--dist`` choices other than the default stay."""
+        """A scheduler that hands out whole models, and shares them once none is left that nobody has begun. xdist's own
+        ``--dist`` choices other than the default stay.
+        """
         if config.getvalue("dist") != "load" or not self._known:
             return None
-        from xdist.scheduler.loadscope import LoadScopeScheduling
+        from xdist.scheduler.load import LoadScheduling
 
-        model, give_up = self._model, self._give_up
+        distribution = self
 
-        class ModelScheduling(LoadScopeScheduling):  # type: ignore[misc]
-            def _split_scope(self, nodeid: str) -> str:
-                return model(nodeid) or nodeid
+        class ModelScheduling(LoadScheduling):  # type: ignore[misc]
+            collection: list[str] | None
 
-            def _reschedule(self, node: Any) -> None:
-                # one that took the place of another is known before it has collected what it is to be sent, and a
-                # worker begins an item only when it knows the next or that there is none
-                while node in self.registered_collections and not node.shutting_down:
-                    pending = self._pending_of(self.assigned_work[node])
-                    super()._reschedule(node)
-                    if pending > 1 or self._pending_of(self.assigned_work[node]) > 1:
+            def schedule(self) -> None:
+                if self.collection is None and self._check_nodes_have_same_collection():
+                    self.collection = next(iter(self.node2collection.values()))
+                    self.pending = distribution.divide(self.collection or ())
+                    for node in self.nodes:  # to each its own before anyone has two
+                        self.check_schedule(node, least=1)
+                for node in self.nodes:
+                    self.check_schedule(node)
+
+            def check_schedule(self, node: Any, duration: float = 0, least: int = 2) -> None:  # noqa: ARG002
+                # one that took the place of another is known before it has collected what it is to be sent
+                if node.shutting_down or self.collection is None or node not in self.node2collection:
+                    return
+                # a worker begins an item only when it knows the next or that there is none; what it was not sent,
+                # others can be
+                pending = self.node2pending[node]
+                while len(pending) < least:
+                    positions = self.pending.take(node)
+                    if not positions:
+                        node.shutdown()
                         break
+                    pending += positions
+                    node.send_runtest_some(positions)
+
+            def mark_test_complete(self, node: Any, item_index: int, duration: float = 0) -> None:
+                super().mark_test_complete(node, item_index, duration)
+                distribution.complete(item_index)
 
             def remove_node(self, node: Any) -> str | None:
                 """The item in which ``node`` died. It is not run again; what else the node had left, others run."""
-                work = self.assigned_work.pop(node)
-                left = {scope: items for scope, items in work.items() if not all(items.values())}
-                if not left:
+                pending = self.node2pending.pop(node)
+                if self.collection is None:
                     return None
-                items = next(iter(left.values()))
-                died_in: str = next(nodeid for nodeid, done in items.items() if not done)
-                items[died_in] = True
-                give_up(died_in, items)
-                self.workqueue.update(left)
+                self.pending.give_back(node, pending[1:])
+                if pending:
+                    distribution.bury(pending[0])
                 for other in self.nodes:
-                    self._reschedule(other)
-                return died_in
+                    self.check_schedule(other)
+                return self.collection[pending[0]] if pending else None
 
         return ModelScheduling(config, log)
 
-    def _give_up(self, died_in: str, items: dict[str, bool]) -> None:
-        """Mark the ``items`` of a model as done where each of them would end another worker, as ``died_in`` did: where
-        building it or its clean pass does.
+    def divide(self, ids: Sequence[str]) -> Workload:
+        """What is to be sent to workers, who collected items of these ``ids``."""
+        self._ids, paths = ids, [self._path(nodeid) for nodeid in ids]
+        self._models = [path[0] if path else None for path in paths]
+        self._left = Counter(self._models)
+        self._workload = Workload(paths)
+        return self._workload
+
+    def complete(self, position: int) -> None:
+        """Note that an item has been run."""
+        self._begun.add(self._models[position])
+        self._count_down(position)
+
+    def bury(self, position: int) -> None:
+        """Note that a worker died in an item, and give up what is left of its model where each item would end another
+        worker: where building it or its clean pass does.
         """
-        self._died_in.add(died_in)
-        model = self._model(died_in)
-        done = {nodeid for nodeid, is_done in items.items() if is_done}
-        if model is None or len(done) < DEATHS or done - self._died_in:
+        model = self._models[position]
+        self._count_down(position)
+        self._deaths[model] += 1
+        if model is None or self._deaths[model] < DEATHS or model in self._begun:
             return
         from mae_bench.store import RunDirectory
 
         if not RunDirectory(self.harness.run_path).cell_path(Cell(model, "clean", Level(0.0))).exists():
-            self._unrun = [nodeid for nodeid in items if nodeid not in done]
-            items.update(dict.fromkeys(self._unrun, True))
+            unrun = self._workload.give_up(model)
+            self._unrun = [self._ids[position] for position in unrun]
+            for position in unrun:
+                self._count_down(position)
+
+    def _count_down(self, position: int) -> None:
+        """One item less of a model; after its last what workers have shared of it is removed."""
+        model = self._models[position]
+        self._left[model] -= 1
+        if model is not None and not self._left[model]:
+            from mae_bench.store import RunDirectory
+
+            shutil.rmtree(RunDirectory(self.harness.run_path).clean_pass(self.session, model), ignore_errors=True)
 
     @cached_property
     def _known(self) -> list[str]:
@@ -153,10 +216,25 @@ class Distribution:
     def _model(self, nodeid: str) -> str | None:
         """Name of the model that the item evaluates, of which the controller knows the id alone."""
         name = nodeid.partition("[")[2].removesuffix("]")
+        try:
+            own = Cell.parse(name).model if self._known else None
+        except ValueError:
+            own = None
+        if own in self.harness.registry.entries:
+            return own
         for model in self._known:  # its cell may be crossed with another parameter
             if f"-{model}-" in f"-{name}-":
                 return model
-        try:
-            return Cell.parse(name).model if self._known else None  # of a conftest file that only workers read
-        except ValueError:
+        return own  # of a conftest file that only workers read
+
+    def _path(self, nodeid: str) -> Path | None:
+        """What the item is about; None where it evaluates no model."""
+        model = self._model(nodeid)
+        if model is None:
             return None
+        name = f"-{nodeid.partition('[')[2].removesuffix(']')}-"
+        condition = name.partition(f"-{model}-")[2].split("-")
+        try:
+            return path_of(Cell(model, condition[0], Level.parse(condition[1])))
+        except (LookupError, ValueError):  # it is about the whole model
+            return (model,)

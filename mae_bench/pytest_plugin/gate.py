@@ -125,7 +125,7 @@ class Gate:
                 failures.append("where CI is set a missing baseline fails; --mae-baseline none runs without one")
         elif harness.baseline is not None:
             comparison = Comparison()
-            for record in self.comparisons.values():
+            for _, record in sorted(self.comparisons.items()):  # whichever worker ended first
                 comparison.extend(Comparison.from_dict(record))
             failures = self._compare(comparison, results, images.ids, session)
         if harness.options["update-baseline"]:

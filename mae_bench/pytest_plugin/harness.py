@@ -8,6 +8,7 @@ import os
 import re
 import secrets
 import time
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -71,9 +72,12 @@ class Harness:
             raise pytest.UsageError(
                 f"--mae-cell-timeout {options['cell-timeout']}: give seconds, or 0 for as long as it takes"
             )
+        if options["executor"] == "ray":
+            _check_for_cluster(config, options)
         worker = getattr(config, "workerinput", None)
         if worker is not None:
             run_path = Path(worker["mae_run"])
+            options["resume"] = worker.get("mae_resume", options["resume"])
         else:
             stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
             run_path = options["run"] or cls.root(config) / "results" / "runs" / f"{stamp}-{secrets.token_hex(2)}"
@@ -235,14 +239,15 @@ class Harness:
         limit, batch = self.options["limit"], self.options["batch-size"]
         workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        device = resolved_device(self.options["device"])
+        told: dict[str, Any] = getattr(self.config, "workerinput", {})
+        device = resolved_device(self.options["device"], told.get("mae_place", 0))
         settings = Settings(
             device=device,
             dtype=resolved_dtype(self.options["dtype"], device),
             batch_size=0 if batch == "auto" else int(batch),
             seed=self.options["seed"],
             limit=self.suite.default_limit if limit is None else limit,
-            threads=max(1, cores // workers),
+            threads=told.get("mae_threads") or max(1, cores // workers),
             suite_view=self.options["view"] == "suite",
             jackknife=self.options["full"],
             compiles=self.options["compile"],
@@ -257,6 +262,7 @@ class Harness:
             self.represented,
             Decoding(self.config).report,
             self.weights[0],
+            told.get("mae_session", ""),
         )
 
     def check_before_run(self) -> None:
@@ -359,6 +365,27 @@ class Decoding:
 
 
 HARNESS = pytest.StashKey[Harness]()
+
+
+def _check_for_cluster(config: pytest.Config, options: Mapping[str, Any]) -> None:
+    """Raises:
+    UsageError: one of the ``options`` does not go with ``--mae-executor ray``.
+    """
+    if options["ray-cpus"] < 1:
+        raise pytest.UsageError(f"--mae-ray-cpus {options['ray-cpus']}: give a positive number")
+    if ":" in options["device"]:
+        raise pytest.UsageError(
+            f"--mae-device {options['device']}: on a Ray cluster each task has a GPU of its own; use --mae-device cuda"
+        )
+    address = options["ray-address"] or ""
+    if address.startswith("ray://"):
+        raise pytest.UsageError(
+            f"--mae-ray-address {address}: pytest has to run on a node of the cluster; give auto or HOST:PORT"
+        )
+    if getattr(config.option, "tx", None) or getattr(config.option, "numprocesses", None):
+        raise pytest.UsageError("--mae-executor ray: leave out -n, since a cluster has workers of its own")
+    if config.option.usepdb:
+        raise pytest.UsageError("--mae-executor ray: leave out --pdb, since cells run in other processes")
 
 
 def fail(error: BenchError, cause: BaseException | None = None) -> NoReturn:

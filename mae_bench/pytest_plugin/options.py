@@ -55,12 +55,16 @@ OPTIONS = (
     Option("view", "string", "model", "resize and crop of the model, or one for all", "VIEW", ("model", "suite")),
     Option("run", "path", None, "run directory (default results/runs/<run id>)", "DIR"),
     Option("resume", "bool", False, "reuse the finished cells of the run directory"),
+    Option("shard", "string", None, "of what is selected, run the K-th of N parts, in a run of its own", "K/N"),
     Option("baseline", "path", None, "committed results to compare with (default results/<suite>), or none", "DIR"),
     Option("update-baseline", "bool", False, "put the complete model-families of this run into the baseline"),
     Option("reason", "string", None, "why the baseline is updated; goes into its history", "TEXT"),
     Option("min-drop", "float", 0.3, "least drop in points that can be a regression", "P"),
     Option("tolerance", "float", 1.0, "points of top-1 that a passing cell surely has not lost", "P"),
     Option("strict", "bool", False, "inconclusive cells fail too"),
+    Option("executor", "string", "local", "where cells run: here, or on a Ray cluster", "WHERE", ("local", "ray")),
+    Option("ray-address", "string", None, "the Ray cluster to join (default: one is started on this machine)", "A"),
+    Option("ray-cpus", "int", 1, "CPUs of a task on a Ray cluster, and threads of its cells", "N"),
     Option("cell-timeout", "float", 0.0, "seconds that a cell may take, a model's first with its clean pass", "S"),
     Option("gate-indicators", "bool", False, "indicators that moved fail the run too"),
 )
@@ -102,6 +106,10 @@ def value_of(config: pytest.Config, option: Option) -> Any:
         given = option.default
     if given is not None and option.choices and given not in option.choices:
         raise pytest.UsageError(f"--mae-{option.name} {given}: {near_name(str(given), option.choices)}")
+    if option.kind == "path" and "://" in str(given):
+        raise pytest.UsageError(
+            f"--mae-{option.name} {given}: give a folder; of an object store, one at which it is mounted"
+        )
     if option.kind == "path" and given is not None and not (option.name == "baseline" and given == "none"):
         return base / Path(given).expanduser()
     return given

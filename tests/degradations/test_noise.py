@@ -1,3 +1,4 @@
+import math
 from collections.abc import Callable
 from itertools import pairwise
 
@@ -94,6 +95,24 @@ def test_counts_of_photons_are_quantiles_of_poisson(level: int, photons: float, 
         assert (counts.numpy() <= stats.poisson.ppf(above, level * photons / 255)).all()
     else:
         assert not counts.any()
+
+
+@pytest.mark.parametrize("photons", [0.5, 3.0, 12.0, 60.0, 500.0])
+def test_shot_noise_counts_what_each_distribution_function_has_reached(photons: float) -> None:
+    """Also where a number lies on, or just below, a border of the parts that are counted at once."""
+    borders = torch.arange(1024, dtype=torch.float64) / 1024
+    least = 2.0**-32
+    numbers = torch.cat((borders, borders - least, borders / 1024, 1 - least - borders**4 / 64))
+    # of 32 bits, as they are drawn
+    numbers = ((numbers / least).round() * least).clamp(least, 1 - least)
+    levels = torch.arange(256)[:, None]
+    counts = np.arange(math.ceil(photons + 8 * math.sqrt(photons) + 16))
+    # as summed there, so that the last bit of a function decides the same
+    functions = noise._poisson_distribution(photons, torch.device("cpu")).numpy()
+    expected = np.stack([np.searchsorted(function, numbers.numpy(), side="right") for function in functions])
+    found = shot_noise((levels / 255).expand(-1, len(numbers)), photons, numbers.expand(256, -1)) * photons
+    assert np.abs(functions - stats.poisson.cdf(counts, levels.numpy() / 255 * photons)).max() <= 1e-12
+    assert np.array_equal(found.round().numpy(), expected)
 
 
 def test_shot_noise_reads_images_in_eight_bits() -> None:

@@ -132,6 +132,18 @@ def test_a_device_is_resolved_by_what_the_machine_has(
     assert resolved_device(name) == device
 
 
+@pytest.mark.parametrize(("name", "numbered"), [("auto", False), ("cuda", False), ("cuda:1", True)])
+def test_workers_take_turns_on_gpus_unless_one_is_named(
+    monkeypatch: pytest.MonkeyPatch, name: str, numbered: bool
+) -> None:
+    gpus(monkeypatch, 3)
+    expected = [1] * 5 if numbered else [0, 1, 2, 0, 1]
+    assert [resolved_device(name, place) for place in range(5)] == [f"cuda:{index}" for index in expected]
+    assert resolved_device("cpu", 4) == "cpu"
+    gpus(monkeypatch, 0)
+    assert resolved_device("auto", 4) == "cpu"
+
+
 @pytest.mark.parametrize(("name", "count"), [("cuda", 0), ("cuda:0", 0), ("cuda:2", 2)])
 def test_a_device_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch, name: str, count: int) -> None:
     gpus(monkeypatch, count)

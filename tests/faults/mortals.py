@@ -18,21 +18,31 @@ import os
 
 from faults.deaths import DEATHS, FAILURES, INTERRUPTIONS
 from mae_bench import Classifier
+from mae_bench.evaluate import Evaluation
 from networks import HERE, MeanColour, note
 
 WAYS = json.loads((HERE / "deaths.json").read_text())
+CLEAN = []
+GIVEN = Evaluation._clean_pass
+
+
+def clean_pass(evaluation, folder):
+    # a worker that takes the place of another finds what that one's clean pass has left
+    CLEAN.append(evaluation)
+    try:
+        return GIVEN(evaluation, folder)
+    finally:
+        CLEAN.pop()
+
+
+Evaluation._clean_pass = clean_pass
 
 
 class Mortal(MeanColour):
-    def __init__(self, name):
-        super().__init__(name)
-        self.passes = 0
-
     def forward(self, images):
         if len(images) > 2:  # not those on which a model is tried
             cell = os.environ["PYTEST_CURRENT_TEST"].partition("[")[2].partition("]")[0]
-            cell = cell if self.passes else f"{self.name}-clean-0.00"
-            self.passes += 1
+            cell = f"{self.name}-clean-0.00" if CLEAN else cell
             note(f"pass {cell}")
             if cell in WAYS:
                 {**DEATHS, **FAILURES, **INTERRUPTIONS}[WAYS[cell]]()

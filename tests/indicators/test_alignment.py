@@ -11,7 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mae_bench.indicators.alignment import INDICATORS, alignment_scores, alignment_sums, is_constant
+from mae_bench.indicators import alignment
+from mae_bench.indicators.alignment import (
+    INDICATORS,
+    alignment_scores,
+    alignment_sums,
+    image_scores,
+    is_constant,
+    layer_scores,
+)
 from mae_bench.indicators.block_sums import BlockSums
 
 SEEDS = st.integers(0, 2**16)
@@ -52,7 +60,7 @@ def test_pooled_tokens_are_summed_over_images(seed: int, images: int, width: int
     for i in range(images):
         for name, score in by_hand(clean[i].tolist(), degraded[i].tolist(), center.tolist()).items():
             expected[name] += score
-    assert alignment_sums(clean, degraded, center) == pytest.approx(expected, rel=1e-4, abs=1e-5)
+    assert alignment_sums(image_scores(clean, degraded, center)) == pytest.approx(expected, rel=1e-4, abs=1e-5)
 
 
 @given(SEEDS, st.integers(1, 4), st.integers(1, 5), st.integers(2, 6))
@@ -67,7 +75,7 @@ def test_patch_tokens_are_averaged_within_an_image_after_scoring(
             scores = by_hand(clean[i, p].tolist(), degraded[i, p].tolist(), center[p].tolist())
             for name, score in scores.items():
                 expected[name] += score / patches
-    assert alignment_sums(clean, degraded, center) == pytest.approx(expected, rel=1e-4, abs=1e-5)
+    assert alignment_sums(image_scores(clean, degraded, center)) == pytest.approx(expected, rel=1e-4, abs=1e-5)
 
 
 @given(SEEDS)
@@ -130,7 +138,7 @@ def test_correlation_does_not_see_a_constant_added_to_all_features(seed: int, co
 def test_a_common_mean_inflates_the_raw_cosine_alone() -> None:
     mean = 20 * torch.ones(64)
     clean, degraded = random(0, 50, 64) - 2 + mean, random(1, 50, 64) - 2 + mean
-    sums = {name: total / 50 for name, total in alignment_sums(clean, degraded, mean).items()}
+    sums = {name: total / 50 for name, total in alignment_sums(image_scores(clean, degraded, mean)).items()}
     assert sums["alignment"] > 0.99
     assert abs(sums["alignment_centered"]) < 0.1
     assert abs(sums["correlation"]) < 0.1
@@ -152,9 +160,32 @@ def test_an_embedding_at_the_center_has_no_centered_alignment() -> None:
     assert scores["correlation"] == pytest.approx(-1)
 
 
+@given(SEEDS, st.integers(1, 9), st.booleans())
+def test_pieces_that_fit_a_cache_score_as_the_whole(seed: int, images: int, per_image: bool) -> None:
+    clean, degraded = random(seed, images, 3, 5), random(seed + 1, images, 3, 5)
+    center = random(seed + 2, *((images, 3, 5) if per_image else (3, 5)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(alignment, "PIECE", 2 * clean[0].nbytes)
+        found = image_scores(clean, degraded, center)
+    for name, scores in alignment_scores(clean, degraded, center).items():
+        torch.testing.assert_close(found[name], scores.mean(1))
+
+
+@given(SEEDS, st.lists(st.tuples(st.sampled_from(["cls", "mean_patch", "patch"]), st.integers(2, 4)), max_size=8))
+def test_layers_that_are_compared_at_once_score_as_each_alone(seed: int, layers: list[tuple[str, int]]) -> None:
+    shapes = {(i, kind): (3, 5, width) if kind == "patch" else (3, width) for i, (kind, width) in enumerate(layers)}
+    clean, degraded = ({key: random(seed + i, *shape) for key, shape in shapes.items()} for i in range(2))
+    centers = {key: random(seed + 2, *shape[1:]) for key, shape in shapes.items()}
+    found = layer_scores(clean, degraded, centers)
+    assert found.keys() == shapes.keys()
+    for key, scores in found.items():
+        for name, alone in image_scores(clean[key], degraded[key], centers[key]).items():
+            torch.testing.assert_close(scores[name], alone, rtol=0, atol=1e-6)
+
+
 def test_sums_are_over_images_in_double_precision() -> None:
     clean = random(0, 4096, 4)
-    sums = alignment_sums(clean, clean, torch.zeros(4))
+    sums = alignment_sums(image_scores(clean, clean, torch.zeros(4)))
     each = alignment_scores(clean, clean, torch.zeros(4))
     for name in INDICATORS:
         assert sums[name] == math.fsum(each[name].tolist())
@@ -178,7 +209,7 @@ def test_shards_merge_to_the_whole(count: int, data: st.DataObject) -> None:
     whole, shards = BlockSums(), [BlockSums(), BlockSums()]
     center = random(99, 8)
     for block in range(count):
-        sums = alignment_sums(random(block, 16, 8), random(block + 50, 16, 8), center)
+        sums = alignment_sums(image_scores(random(block, 16, 8), random(block + 50, 16, 8), center))
         whole.update(block, sums)
         shards[data.draw(st.integers(0, 1))].update(block, sums)
     merged = BlockSums()

@@ -15,6 +15,7 @@ from mae_bench.indicators.block_sums import BlockSums
 from mae_bench.indicators.retention import (
     Retention,
     active,
+    head_retentions,
     packed,
     retention_sums,
     retention_values,
@@ -92,6 +93,15 @@ def test_one_head_is_measured_as_if_it_were_alone(seed: int) -> None:
     for h in range(3):
         value = retention_values(float(sums["observations"]), *(sums[name][h] for name in NAMES))
         agrees(value, by_hand(clean[:, h : h + 1].tolist(), degraded[:, h : h + 1].tolist()))
+
+
+@given(SEEDS, st.integers(1, 5), st.sampled_from([0.0, 0.3, 1.0]))
+def test_heads_are_measured_at_once_as_one_by_one(seed: int, heads: int, share: float) -> None:
+    clean, degraded = masks(seed, 12, heads, 4, share=share), masks(seed + 1, 12, heads, 4)
+    sums = retention_sums(clean, degraded)
+    counts = [np.asarray(sums[name]) for name in NAMES]
+    one_by_one = [retention_values(12.0, *(count[h] for count in counts)) for h in range(heads)]
+    assert head_retentions(12.0, *counts) == one_by_one
 
 
 @given(SEEDS)
