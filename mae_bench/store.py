@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import socket
 import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -171,6 +172,12 @@ class RunDirectory:
     def clean_pass(self, session: str, model: str) -> Path:
         """Folder for what the clean pass of ``model`` leaves for the workers of a session, while they evaluate it."""
         return self.scratch / session / file_name(model)
+
+    def remove_scratch(self) -> None:
+        """Delete decoded images and clean features of a run that has ended, and what killed processes left."""
+        shutil.rmtree(self.scratch, ignore_errors=True)
+        for left in (*self.path.glob(".writable*"), *self.path.rglob(".*.partial")):
+            left.unlink(missing_ok=True)
 
     # ----------------------------------------------------------------------- one session at a time
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import shutil
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict
@@ -341,10 +340,3 @@ def _again(cell: Cell, why: str) -> str:
 
 def _differences(wanted: Mapping[str, Any], found: Mapping[str, Any], names: Iterable[str]) -> str:
     return ", ".join(f"{name} {wanted[name]} here, {found.get(name)} stored" for name in names)
-
-
-def remove_scratch(run: RunDirectory) -> None:
-    """Delete decoded images and clean features of a run that has ended, and what killed processes left half-written."""
-    shutil.rmtree(run.scratch, ignore_errors=True)
-    for left in (*run.path.glob(".writable*"), *run.path.rglob(".*.partial")):
-        left.unlink(missing_ok=True)

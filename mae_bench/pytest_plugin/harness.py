@@ -317,9 +317,7 @@ class Harness:
     def end(self) -> None:
         """Let go of what only a running session needs: its scratch, and its hold on the run directory."""
         if "run_directory" in vars(self) and not hasattr(self.config, "workerinput"):
-            from mae_bench.executors.local import remove_scratch
-
-            remove_scratch(self.run_directory)
+            self.run_directory.remove_scratch()
             self.run_directory.release()
 
     def deadline(self, cell: Cell) -> AbstractContextManager[None]:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from mae_bench.cells import Cell
 from mae_bench.errors import BenchError
 from mae_bench.evaluate import Settings
-from mae_bench.executors.local import LocalExecutor, remove_scratch, resolved_device
+from mae_bench.executors.local import LocalExecutor, resolved_device
 from mae_bench.models import ModelError
 from mae_bench.models.classifier import Classifier
 from mae_bench.models.registry import ModelEntry
@@ -434,8 +434,8 @@ def test_scratch_can_be_removed_while_results_stay(bench: Bench) -> None:
     left = [bench.path / ".writable12", bench.path / "cells/vit/.gaussian_blur-1.50.json.k2.partial"]
     for file in left:  # by a process that was killed
         file.write_text("{")
-    remove_scratch(executor.run_directory)
-    remove_scratch(executor.run_directory)
+    executor.run_directory.remove_scratch()
+    executor.run_directory.remove_scratch()
     assert not (bench.path / "scratch").exists()
     assert not any(file.exists() for file in left)
     assert bench.on_file() == files

@@ -320,3 +320,23 @@ def test_two_workers_share_one_model_and_its_clean_pass(project: Project) -> Non
     assert project.log.count("build colour") == 2
     assert project.rows("shared") == project.rows("alone")
     assert not (project.path / "shared" / "scratch").exists()
+
+
+NOTES = """
+import atexit
+import os
+import sys
+
+atexit.register(
+    lambda: open(os.environ.get("PYTEST_XDIST_WORKER", "controller"), "w").write(str("torch" in sys.modules))
+)
+"""
+
+
+@pytest.mark.thorough  # starts a worker
+def test_the_process_that_hands_cells_out_imports_no_network_library(project: Project) -> None:
+    project.matrix("clean")
+    with (project.path / "conftest.py").open("a") as file:
+        file.write(NOTES)
+    assert project.pytester.runpytest_subprocess("-n", "1").ret == 0
+    assert (project.path / "controller").read_text() == "False"
