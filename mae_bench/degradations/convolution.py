@@ -102,7 +102,7 @@ def separable(images: Tensor, kernel: tuple[float, ...], border: str, method: Me
     if images.device.type != "cpu" or max(height, width) <= 2 * _BAND:
         rows, columns = (_toeplitz(side, kernel, border, images.device) for side in (height, width))
         return rows @ (images @ columns.mT)
-    planes = images.reshape(-1, height, width)
+    planes = images.reshape(-1, height, width).contiguous()  # also where channels come last
     result = torch.empty_like(planes)
     between = torch.empty(min(len(planes), _at_a_time(planes)), height, width)
     for part in _parts(planes):

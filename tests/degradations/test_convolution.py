@@ -62,6 +62,29 @@ def test_separable_sum_is_scipys_whatever_the_size_and_the_border(
     assert np.abs(found - expected).max() <= 1e-5
 
 
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("border", BORDERS)
+def test_it_does_not_matter_how_images_lie_in_memory(border: str, count: int) -> None:
+    images = noise(count, 3, 97, 70)
+    lying = {
+        "channels last": images.movedim(1, -1).contiguous().movedim(-1, 1),
+        "sideways": images.mT.contiguous().mT,
+        "part of larger ones": noise(count, 3, 99, 80).copy_(torch.nn.functional.pad(images, (0, 10, 0, 2)))[
+            ..., :97, :70
+        ],
+    }
+    line, kernels = (0.25, 0.5, 0.25), [random_kernel(n, 2, 0) for n in {1, count}]
+    for name, other in lying.items():
+        assert torch.equal(other, images), name
+        assert torch.equal(separable(other, line, border, "toeplitz"), separable(images, line, border, "toeplitz")), (
+            name
+        )
+        for kernel in kernels:
+            for method in METHODS:
+                found, expected = (correlation(each, kernel, border, method) for each in (other, images))
+                torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+
+
 @LAW
 @given(SIDES, SIDES, st.floats(0.3, 8.0), st.sampled_from([torch.float32, torch.float16, torch.bfloat16]))
 def test_gaussian_blur_is_kornias(height: int, width: int, sigma: float, dtype: torch.dtype) -> None:
