@@ -27,6 +27,12 @@ settings.register_profile("any_machine", deadline=None, max_examples=50, suppres
 settings.load_profile("any_machine")
 
 
+def pytest_runtest_setup() -> None:
+    """What a test draws from torch's global generator does not hang on the tests before it."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def few_objects_to_search() -> None:
     """statsmodels collects garbage at every correction for multiplicity, which among thousands of tests takes longer
