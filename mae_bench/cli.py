@@ -13,6 +13,7 @@ import typer
 
 from mae_bench.errors import BenchError
 from mae_bench.markup import terminal_text
+from mae_bench.perf import Section
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,18 +51,6 @@ class Equal(StrEnum):
 
     flops = "flops"
     epochs = "epochs"
-
-
-class Section(StrEnum):
-    """What can be measured alone, as :data:`mae_bench.perf.SECTIONS`."""
-
-    degradations = "degradations"
-    corruptions = "corruptions"
-    engine = "engine"
-    harness = "harness"
-    collection = "collection"
-    memory = "memory"
-    workers = "workers"
 
 
 @contextmanager

@@ -72,7 +72,8 @@ class EvaluationError(BenchError):
 class Settings:
     """How cells are evaluated. ``limit`` 0 means all images, ``batch_size`` 0 means automatic; ``suite_view``
     forces the suite's view on every model; ``jackknife`` asks clean representations for values without each tenth
-    of the images, which costs their separability ten times over; ``compiles`` has torch compile what it can of a model.
+    of the images, which costs their separability ten times over; ``compiles`` has torch compile what it can of a model;
+    ``memory_format`` is one of :data:`mae_bench.models.pool.MEMORY_FORMATS`.
     """
 
     device: str = "cpu"
@@ -84,6 +85,16 @@ class Settings:
     suite_view: bool = False
     jackknife: bool = False
     compiles: bool = False
+    memory_format: str = "auto"
+
+    @property
+    def arithmetic(self) -> str:
+        """``dtype`` with what else was asked for that forward passes round by.
+
+        >>> Settings(dtype="bfloat16", compiles=True).arithmetic
+        'bfloat16 compiled'
+        """
+        return self.dtype + " compiled" * self.compiles + f" {self.memory_format}" * (self.memory_format != "auto")
 
 
 class Evaluation:
@@ -290,7 +301,7 @@ class Evaluation:
             "preprocessing": self.model.classifier.preprocessing,
             "degradation_version": kind.version,
             "seed": self.settings.seed,
-            "dtype": f"{self.settings.dtype} compiled" if self.settings.compiles else self.settings.dtype,
+            "dtype": self.settings.arithmetic,
             "device": self.device.type,
             "view": str(self.view),
             "subset": f"first {self.images} of {len(self.suite.manifest.ids)}",

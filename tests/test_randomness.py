@@ -239,3 +239,20 @@ def test_every_bit_of_an_images_key_counts(key: int, bit: int, seed: int) -> Non
     other = unsigned - 2**64 if unsigned >= 2**63 else unsigned
     # for a fixed counter the cipher is no bijection in its key: two words may agree, eight do not by chance
     assert not torch.equal(random_words(one(key), 8, seed, "stream"), random_words(one(other), 8, seed, "stream"))
+
+
+@pytest.mark.parametrize("images", [0, 1, 3, 40])
+@pytest.mark.parametrize("count", [1, 4 * randomness._COUNTERS - 3, 4 * randomness._COUNTERS + 5])
+def test_however_many_counters_are_worked_on_at_a_time_words_are_those_of_other_devices(
+    images: int, count: int
+) -> None:
+    keys = torch.randint(-(2**63), 2**63 - 1, (images,), generator=torch.Generator().manual_seed(0))
+    label = int.from_bytes(hashlib.sha256(b"stream").digest()[:4], "little")
+    position, zero = torch.arange(math.ceil(count / 4))[None], torch.tensor(0)
+    counter = (position, zero, zero + label, zero + 7)
+    expected = torch.stack(philox(counter, ((keys & 0xFFFFFFFF)[:, None], (keys >> 32 & 0xFFFFFFFF)[:, None])), dim=-1)
+    assert torch.equal(random_words(keys, count, 7, "stream"), expected.flatten(1)[:, :count])
+    normals = random_normal(keys, count, 7, "stream")
+    assert normals.shape == (images, count)
+    for image in range(min(images, 3)):
+        assert torch.equal(random_normal(keys[image : image + 1], count, 7, "stream")[0], normals[image])

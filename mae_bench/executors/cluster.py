@@ -208,7 +208,7 @@ class Cluster:
             self._coming = self._inbox.take.remote()
         except ray.exceptions.RayError as error:
             raise ClusterError(
-                f"the cluster {self.address or 'of this machine'} has gone ({str(error).partition(chr(10))[0]}): what "
+                f"the cluster {self.address or 'of this machine'} has gone ({str(error).partition(chr(10))[0]}): "
                 "what is finished is kept, and --mae-resume runs the rest"
             ) from error
         for number, item, report in said:

@@ -93,7 +93,7 @@ class LocalExecutor:
         self.settings = settings
         self.run_directory = run
         self.resume = resume
-        self.pool = Pool(settings.device, settings.compiles)
+        self.pool = Pool(settings.device, settings.compiles, settings.memory_format)
         self._evaluation: Evaluation | None = None
         self.represented = represented or {}
         self.progress = progress

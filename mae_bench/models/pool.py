@@ -23,6 +23,8 @@ rounding, and less than what dropout or a mean over the batch changes.
 """
 LEAST_CHANGE = 1e-3
 """The same in logits, for a network whose logits are almost zero."""
+MEMORY_FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+"""What weights may be laid out in, beside ``"auto"``."""
 
 
 @dataclass
@@ -40,12 +42,13 @@ class LoadedModel:
 
 class Pool:
     """Holds at most one model; asking for another releases the one before it. With ``compiles`` what lies between the
-    taps of a model is compiled by torch.
+    taps of a model is compiled by torch; ``memory_format`` is one of :data:`MEMORY_FORMATS`.
     """
 
-    def __init__(self, device: str, compiles: bool = False) -> None:
+    def __init__(self, device: str, compiles: bool = False, memory_format: str = "auto") -> None:
         self.device = torch.device(device)
         self.compiles = compiles
+        self.memory_format = memory_format
         self._loaded: LoadedModel | None = None
         self._cleanup: Generator[object, None, None] | None = None
         self._name = ""
@@ -121,8 +124,11 @@ class Pool:
                 f"model {entry.name!r}: {untrained}; load weights that hold one, or register an encoder with head=False"
             )
         classifier = classifier.to(self.device).eval()
-        if self.device.type == "cuda" and is_convolutional(classifier.module):
-            classifier = classifier.to(memory_format=torch.channels_last)  # what its kernels for half precision want
+        wanted = self.memory_format
+        if wanted == "auto":  # kernels for half precision want channels last
+            wanted = "channels_last" if self.device.type == "cuda" and is_convolutional(classifier.module) else ""
+        if wanted:
+            classifier = classifier.to(memory_format=MEMORY_FORMATS[wanted])
         example = _example(classifier).to(self.device)
         try:
             with torch.inference_mode():

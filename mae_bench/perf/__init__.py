@@ -6,10 +6,26 @@ make a record, a page, a chart, and a comparison with an earlier run of the same
 
 from __future__ import annotations
 
+from enum import StrEnum
+
 from mae_bench.errors import BenchError
 
-SECTIONS = ("degradations", "corruptions", "engine", "harness", "collection", "memory", "workers")
-"""What can be measured alone, in the order of the page."""
+
+class Section(StrEnum):
+    """What can be measured alone, in the order of the page."""
+
+    degradations = "degradations"
+    corruptions = "corruptions"
+    engine = "engine"
+    options = "options"
+    harness = "harness"
+    collection = "collection"
+    memory = "memory"
+    workers = "workers"
+
+
+SECTIONS = tuple(section.value for section in Section)
+"""Their names."""
 
 
 class PerfError(BenchError):

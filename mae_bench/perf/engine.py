@@ -62,7 +62,7 @@ def measured(conditions: Conditions) -> Findings:
         small = SUITES["fashion_mnist"].load(None)
         blocks = PROBE_BLOCKS + conditions.either(2, 1)
         settings = Settings(device=str(device), limit=blocks * BLOCK)
-        with _evaluation(small, BUNDLED, lambda: bundled(BUNDLED), settings, Path(scratch)) as evaluation:
+        with evaluated(small, BUNDLED, lambda: bundled(BUNDLED), settings, Path(scratch)) as evaluation:
             findings.measurements += _measurements(f"{BUNDLED}, 28 px, float32", evaluation, conditions, {})
         if conditions.quick:
             findings.notes.append("a model at 224 pixels takes longer than a quick run")
@@ -83,7 +83,7 @@ def measured(conditions: Conditions) -> Findings:
             else:
                 goals = {POOLED: f"pooled {dtype}"} | ({WHOLE: "probe"} if dtype == "float32" else {})
             every = dtype == "float32" or device.type == "cuda"
-            with _evaluation(suite, architecture, lambda: trained(architecture), settings, Path(scratch)) as evaluation:
+            with evaluated(suite, architecture, lambda: trained(architecture), settings, Path(scratch)) as evaluation:
                 named = f"{architecture}, {dtype}, {beyond:,} images"
                 findings.measurements += _measurements(named, evaluation, conditions, goals, every)
     return findings
@@ -107,7 +107,7 @@ def bfloat16_slowdown(network: Classifier, conditions: Conditions) -> float:
 
 
 @contextmanager
-def _evaluation(
+def evaluated(
     suite: Suite, name: str, build: Callable[[], object], settings: Settings, scratch: Path
 ) -> Iterator[Evaluation]:
     """An evaluation whose clean pass has run."""

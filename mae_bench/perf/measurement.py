@@ -13,6 +13,8 @@ takes as what it is held against.
 """
 RATIOS = (FASTER, LONGER, SMALLER)
 RATE = "images/s"
+PREDICTIONS = "predictions"
+"""Unit of how many are others."""
 UNITS = {
     FASTER: True,
     LONGER: False,
@@ -22,6 +24,7 @@ UNITS = {
     "ms": False,
     "MB": False,
     "modules": False,
+    PREDICTIONS: False,
 }
 """Units, and whether more of them is better."""
 

@@ -6,7 +6,7 @@ from tabulate import tabulate
 
 from mae_bench.markup import markdown_text
 from mae_bench.perf.goals import GOALS, Goal
-from mae_bench.perf.measurement import RATE, Findings, Measurement
+from mae_bench.perf.measurement import PREDICTIONS, RATE, Findings, Measurement
 from mae_bench.perf.record import Record
 
 TITLES = {
@@ -23,6 +23,10 @@ TITLES = {
         "A cell beside the forward pass",
         "The same images in the same batches; in brackets multiples of the time of the pure forward pass, the network "
         "alone on batches that lie ready.",
+    ),
+    "options": (
+        "Options of the forward pass",
+        "Predictions that differ from those in float32, and in brackets multiples of the time of a cell in float32.",
     ),
     "harness": ("The harness", "What a cell costs beside its images."),
     "collection": ("Collection", "Of a matrix by pytest."),
@@ -135,6 +139,8 @@ def _cell(findings: Findings, case: str, subject: str) -> str:
 def _text(measurement: Measurement) -> str:
     if measurement.unit == RATE:
         return f"{number(measurement.value)} {measurement.method}".strip()
+    if measurement.unit == PREDICTIONS:
+        return f"{measurement.value:,.0f} changed"
     if measurement.unit == "modules":
         return "imported" if measurement.value else "not imported"
     if measurement.is_ratio:

@@ -19,7 +19,7 @@ from mae_bench.perf.record import Record
 from mae_bench.store import write_together
 
 MODULES = {name: "resident_memory" if name == "memory" else name for name in SECTIONS}
-ON_GPU = ("degradations", "corruptions", "engine")
+ON_GPU = ("degradations", "corruptions", "engine", "options")
 """Sections that a GPU has something to do with."""
 QUICK = ("degradations", "corruptions", "engine", "harness", "collection")
 """Sections that can be had in seconds."""

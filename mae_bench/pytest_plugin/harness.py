@@ -251,6 +251,7 @@ class Harness:
             suite_view=self.options["view"] == "suite",
             jackknife=self.options["full"],
             compiles=self.options["compile"],
+            memory_format=self.options["memory-format"],
         )
         run = RunDirectory(self.run_path)  # made when the first cell runs
         return LocalExecutor(

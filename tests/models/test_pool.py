@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mae_bench.models import ModelError
 from mae_bench.models.classifier import Classifier
-from mae_bench.models.pool import Pool, is_convolutional
+from mae_bench.models.pool import MEMORY_FORMATS, Pool, is_convolutional
 from mae_bench.models.registry import ModelEntry
 
 VIT, CNN = ModelEntry("vit"), ModelEntry("cnn")
@@ -516,6 +516,21 @@ def test_what_is_compiled_holds_no_tap_and_gives_the_same(
     assert torch.equal(*logits)
     assert features[0].tokens.keys() == features[1].tokens.keys()
     assert features[0].heads.keys() == features[1].heads.keys()
+
+
+@pytest.mark.parametrize("network", ["small_vit", "small_resnet"])
+def test_weights_are_laid_out_as_asked_and_give_the_same(network: str, request: pytest.FixtureRequest) -> None:
+    images = torch.rand(2, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    build, logits = request.getfixturevalue(network), []
+    for memory_format in ("auto", *MEMORY_FORMATS):
+        model = Classifier(build(), mean=(0.5,), std=(0.5,), input_size=(1, 28, 28))
+        loaded = Pool("cpu", memory_format=memory_format).load(VIT, lambda model=model: model)
+        for weights in (each for each in loaded.classifier.parameters() if each.ndim == 4):
+            assert weights.is_contiguous(memory_format=MEMORY_FORMATS.get(memory_format, torch.contiguous_format))
+        with torch.inference_mode():
+            logits.append(loaded.classifier(images))
+    for other in logits[1:]:
+        torch.testing.assert_close(other, logits[0], rtol=0, atol=1e-5)
 
 
 def test_what_attends_is_no_convolutional_network(

@@ -65,7 +65,7 @@ def test_which_sections_are_measured() -> None:
     quick = sections_of(Conditions(torch.device("cpu"), quick=True))
     assert set(quick) < set(SECTIONS)
     gpu = Conditions(torch.device("cuda"))
-    assert sections_of(gpu) == ["degradations", "corruptions", "engine"]
+    assert sections_of(gpu) == ["degradations", "corruptions", "engine", "options"]
     with pytest.raises(PerfError, match="--only memory: is measured with --device cpu"):
         sections_of(gpu, ["memory"])
 
@@ -84,11 +84,11 @@ def test_what_was_measured_before_a_failure_is_kept_and_gone_on_with(measured: M
     measured.broken = "harness"
     with pytest.raises(PerfError, match="harness cannot be measured"):
         measure(CPU, tmp_path)
-    assert list(Record.read(tmp_path / "cpu.json").sections) == ["degradations", "corruptions", "engine"]
+    assert list(Record.read(tmp_path / "cpu.json").sections) == ["degradations", "corruptions", "engine", "options"]
     measured.broken, measured.value = "", 2.0
     record = measure(CPU, tmp_path, ["harness", "engine"])
     assert {m.section: m.value for m in record.measurements} == {
-        "degradations": 1.0, "corruptions": 1.0, "engine": 2.0, "harness": 2.0,
+        "degradations": 1.0, "corruptions": 1.0, "engine": 2.0, "options": 1.0, "harness": 2.0,
     }  # fmt: skip
 
 
