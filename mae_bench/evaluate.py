@@ -33,6 +33,7 @@ from mae_bench.indicators.block_sums import BlockSums
 from mae_bench.indicators.calibration import calibration_sums, expected_calibration_error
 from mae_bench.indicators.chance import at_chance
 from mae_bench.indicators.profile import Record, profile
+from mae_bench.joint_pass import joint_pass
 from mae_bench.machine import libraries, machine, version_of
 from mae_bench.models.pool import LoadedModel
 from mae_bench.models.taps import KINDS, Features
@@ -105,7 +106,8 @@ class Evaluation:
     ``represented`` names conditions whose representation will be asked for, so that one forward pass feeds both.
     ``progress`` is told how many images are decoded, and of how many; ``salience`` gives the suite's
     reference model with what it has seen under a view. ``shared`` is a folder for the clean pass, where other processes
-    evaluate the same model: the first of them runs it.
+    evaluate the same model: the first of them runs it; ``joint`` is one for the passes of cells that several of them
+    are asked for, of which each makes a part (:mod:`mae_bench.joint_pass`).
     """
 
     def __init__(
@@ -119,12 +121,14 @@ class Evaluation:
         progress: Progress | None = None,
         salience: Callable[[View], Salience] | None = None,
         shared: Path | None = None,
+        joint: Path | None = None,
     ) -> None:
         self.suite = suite
         self.model = model
         self.settings = settings
         self.scratch = scratch
         self.shared = shared
+        self.joint = joint
         self.run_id = run_id
         self.device = torch.device(settings.device)
         self.images = suite.manifest.subset(settings.limit)
@@ -190,9 +194,18 @@ class Evaluation:
         assert self.clean is not None
         collector = self._collector(name, level) if f"{name}-{level}" in self.represented else None
         self._pixels(name, level, self.images)  # what is stored is decoded before the clock starts
-        started = time.perf_counter()
-        shard = self._pass(name, level, self.blocks, self.reference, collector)
-        result = self.result(name, level, shard, time.perf_counter() - started)
+        if self.joint is not None and collector is None:
+            shard, seconds = joint_pass(
+                self.joint,
+                self._all_that_decides(name, level),
+                self.blocks,
+                lambda block: self.shard(name, level, range(block, block + 1)),
+            )
+        else:
+            started = time.perf_counter()
+            shard = self._pass(name, level, self.blocks, self.reference, collector)
+            seconds = time.perf_counter() - started
+        result = self.result(name, level, shard, seconds)
         if collector is not None:
             self._pass(name, level, self._blocks_beyond, self.reference, collector)
             self._represent(name, level, shard, collector)
@@ -448,7 +461,8 @@ class Evaluation:
             if self.shared is None:
                 done = self._clean_pass(self._own_folder)
             else:
-                done = shared_clean_pass(self.shared, self._clean_identity, lambda: self.sample, self._clean_pass)
+                identity = self._all_that_decides("clean", Level(0.0))
+                done = shared_clean_pass(self.shared, identity, lambda: self.sample, self._clean_pass)
         except BaseException as error:
             if isinstance(error, BenchError):  # every cell needs the clean pass, and it would end the same way
                 self._failed = str(error)
@@ -457,12 +471,12 @@ class Evaluation:
         self._clean, self._clean_collector, self._reference = done.cell, done.collector, done.reference
         self._batch_size = done.batch_size
 
-    @property
-    def _clean_identity(self) -> str:
-        """All that decides what the clean pass leaves."""
+    def _all_that_decides(self, name: str, level: Level) -> str:
+        """All that decides what a pass leaves for other processes of this run."""
         settings = asdict(replace(self.settings, device=self.device.type))  # several GPUs of a machine are alike
         asked = {"head": self.model.entry.head, "represented": bool(self.represented), "run_id": self.run_id}
-        return json.dumps(self.identity("clean", Level(0.0)) | settings | asked, sort_keys=True)
+        where = {"machine": machine(self.settings.device), "libraries": libraries()}
+        return json.dumps(self.identity(name, level) | settings | asked | where, sort_keys=True)
 
     def _clean_pass(self, folder: Path) -> CleanPass:
         """Run it, with its files below ``folder``."""

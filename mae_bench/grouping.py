@@ -24,13 +24,13 @@ class GroupingError(BenchError):
 
 
 @dataclass(frozen=True)
-class Shard:
+class ShardNumber:
     """Number ``number``, from 1 on, of ``count`` parts of a matrix.
 
     Raises:
         GroupingError: there is no such part.
 
-    >>> str(Shard.parse("2/3"))
+    >>> str(ShardNumber.parse("2/3"))
     '2/3'
     """
 
@@ -45,7 +45,7 @@ class Shard:
         return f"{self.number}/{self.count}"
 
     @classmethod
-    def parse(cls, text: str) -> Shard:
+    def parse(cls, text: str) -> ShardNumber:
         if not re.fullmatch(r"[0-9]{1,9}/[0-9]{1,9}", text):
             raise GroupingError(f"{text[:80]!r} is no shard: write K/N, such as 1/8 for the first of eight")
         number, _, count = text.partition("/")

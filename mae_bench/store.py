@@ -173,6 +173,10 @@ class RunDirectory:
         """Folder for what the clean pass of ``model`` leaves for the workers of a session, while they evaluate it."""
         return self.scratch / session / file_name(model)
 
+    def joint_passes(self, session: str, model: str) -> Path:
+        """Folder for the passes over cells of ``model`` that several workers of a session make together."""
+        return self.scratch / f"joint-{session}" / file_name(model)
+
     def remove_scratch(self) -> None:
         """Delete decoded images and clean features of a run that has ended, and what killed processes left."""
         shutil.rmtree(self.scratch, ignore_errors=True)

@@ -300,12 +300,12 @@ def test_another_number_of_images_or_threads_is_another_clean_pass(
     suite: Suite, small_vit: Build, tmp_path: Path
 ) -> None:
     own = evaluation(suite, small_vit(), tmp_path, tmp_path / "shared")
-    known = own._clean_identity
+    known = own._all_that_decides("clean", Level(0.0))
     assert own.settings.threads == 1
     for changes in ({"threads": 2}, {"batch_size": 32}, {"limit": 0}, {"dtype": "bfloat16"}, {"seed": 1}):
         other = Evaluation(
             suite, own.model, Settings(**{"batch_size": 64, "limit": 512, **changes}), tmp_path, "run", ("x",)
         )
-        assert other._clean_identity != known
+        assert other._all_that_decides("clean", Level(0.0)) != known
     same = Evaluation(suite, own.model, own.settings, tmp_path, "run", ("x",))
-    assert same._clean_identity == known
+    assert same._all_that_decides("clean", Level(0.0)) == known

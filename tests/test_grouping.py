@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from mae_bench.cells import Cell
 from mae_bench.degradations.ladders import conditions
-from mae_bench.grouping import GroupingError, Path, Shard, grouped, path_of, sharded
+from mae_bench.grouping import GroupingError, Path, ShardNumber, grouped, path_of, sharded
 from mae_bench.suites import SUITES
 
 FAMILIES = {"clean": ("clean",), "blur": ("box", "motion"), "occlusion": ("stripes", "border")}
@@ -117,4 +117,4 @@ def test_path_tells_a_published_blur_from_the_plain_one() -> None:
 @pytest.mark.parametrize("text", ["", "1", "0/3", "4/3", "1/0", "-1/3", "1/3/5", "a/b", "1 / 3", "1.0/3"])
 def test_what_is_no_shard_is_refused(text: str) -> None:
     with pytest.raises(GroupingError, match="no shard"):
-        Shard.parse(text)
+        ShardNumber.parse(text)

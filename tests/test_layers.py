@@ -22,7 +22,7 @@ FLOORS = {
     2: ("degradations",),
     3: ("models",),
     4: ("indicators",),
-    5: ("clean_pass", "evaluate", "reference", "representation", "salience", "shard", "training"),
+    5: ("clean_pass", "joint_pass", "evaluate", "reference", "representation", "salience", "shard", "training"),
     6: (
         "baseline", "claims", "comparison", "contrasts", "corruption_error", "evidence", "export", "figures", "history",
         "leaderboard", "merge", "regression", "report", "selfcheck", "store", "trajectories", "verify", "warehouse",

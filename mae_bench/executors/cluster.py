@@ -128,6 +128,7 @@ class Cluster:
         self.address = address
         self.ledger = Ledger()
         self.reports: dict[str, Any] = {}
+        self._settled: set[str] = set()
         self._waiting: deque[Group] = deque()
         self._running: dict[Any, int] = {}
         self._ray = _connected(address)
@@ -214,7 +215,7 @@ class Cluster:
         for number, item, report in said:
             if item is not None:
                 self.ledger.finish(number, item)
-                self.reports[item] = report
+                self._settle({item: report})
             else:
                 self._end(number, *report)
         self._send()
@@ -223,7 +224,12 @@ class Cluster:
         again, given_up = self.ledger.die(number) if died else (None, dict.fromkeys(self.ledger.end(number), problem))
         if again is not None:
             self._waiting.appendleft(again)
-        self.reports |= {item: Failure(text) for item, text in given_up.items()}
+        self._settle({item: Failure(text) for item, text in given_up.items()})
+
+    def _settle(self, reports: Mapping[str, Any]) -> None:
+        """The first report counts of an item that several tasks run together."""
+        self.reports |= {item: report for item, report in reports.items() if item not in self._settled}
+        self._settled |= reports.keys()
 
 
 class Inbox:

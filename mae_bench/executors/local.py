@@ -9,7 +9,6 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -22,7 +21,7 @@ from mae_bench.errors import BenchError
 from mae_bench.evaluate import Evaluation, Progress, Settings
 from mae_bench.images import View, cache_folder, decoded
 from mae_bench.labelled_images import LabelledImages, first_copies
-from mae_bench.machine import machine
+from mae_bench.machine import machine, version_of
 from mae_bench.models import ModelError
 from mae_bench.models.checkpoints import pretrained_encoder
 from mae_bench.models.pool import LoadedModel, Pool
@@ -73,7 +72,8 @@ class LocalExecutor:
     """Runs cells of one suite into one run directory. ``represented`` maps models to the conditions whose
     representation will be asked for; ``progress`` is told how many images are decoded, and of how many; ``weights`` are
     files by the name of the model that they are for, of which the suite's reference model is looked for. Executors of
-    one ``session`` share the clean passes of models.
+    one ``session`` share the clean passes of models, and those that have the name of a ``joint`` session, which may be
+    on several machines, the passes over cells.
     """
 
     def __init__(
@@ -87,6 +87,7 @@ class LocalExecutor:
         progress: Progress | None = None,
         weights: Mapping[str, Path] | None = None,
         session: str = "",
+        joint: str = "",
     ) -> None:
         self.entry = entry
         self.data = data
@@ -99,6 +100,7 @@ class LocalExecutor:
         self.progress = progress
         self.weights = weights or {}
         self.session = session
+        self.joint = joint
         self._saliences: dict[View, Salience] = {}
         self._blind = ""
         self._clean_written = self._model_written = False
@@ -155,6 +157,7 @@ class LocalExecutor:
                 self.progress,
                 self._salience,
                 run.clean_pass(self.session, model.entry.name) if self.session else None,
+                run.joint_passes(self.joint, model.entry.name) if self.joint else None,
             )
         return self._evaluation
 
@@ -322,7 +325,7 @@ class LocalExecutor:
             "command": sys.argv,
             "versions": {
                 **{
-                    name: version(name)
+                    name: version_of(name)
                     for name in ("mae_bench", "torchvision", "timm", "kornia", "numpy", "pillow", "pytest")
                 },
                 "torch": str(torch.__version__),  # which names the build too

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -42,6 +42,12 @@ class BlockSums:
         part = BlockSums()
         part._blocks = {block: sums for block, sums in self._blocks.items() if block in blocks}
         return part
+
+    def items(self) -> Iterator[tuple[int, str, np.ndarray]]:
+        """Block, name and float64 array of each sum."""
+        for block in self.blocks:
+            for name in self._blocks[block]:
+                yield block, name, np.asarray(self._read(block, name), dtype=np.float64)
 
     @property
     def blocks(self) -> list[int]:

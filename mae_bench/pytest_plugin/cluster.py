@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import cycle, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ import pytest
 
 from mae_bench.errors import BenchError
 from mae_bench.grouping import grouped
+from mae_bench.images import BLOCK
 from mae_bench.pytest_plugin.collection import matrix_path, model_of
 from mae_bench.pytest_plugin.harness import Harness
 
@@ -113,6 +115,20 @@ class Driver:
             token = (harness.run_path / SESSION).read_bytes()
         except (BenchError, OSError) as error:
             raise pytest.UsageError(str(error)) from error
+        items = [item for item in session.items if model_of(item)]
+        paths = [matrix_path(item) for item in items]
+        groups = [
+            Group(paths[group[0]][0], tuple(items[position].nodeid for position in group))
+            for group in grouped(paths, cluster.at_once)
+        ]
+        # where there are more places than cells, several tasks share the images of one
+        divisible = {items[i].nodeid for i, path in enumerate(paths) if path[1:] and path[1] != "clean"}
+        single = [group for group in groups if len(group.items) == 1 and divisible.issuperset(group.items)]
+        spare = max(0, cluster.at_once - len(groups))
+        if harness.limit:  # more tasks than blocks of images would find nothing to do
+            spare = min(spare, len(single) * (max(2, -(-harness.limit // BLOCK)) - 1))
+        helping = list(islice(cycle(single), spare))
+        joint = {item for group in helping for item in group.items}
         given = Given(
             arguments=tuple(map(str, config.invocation_params.args)),
             folder=str(config.invocation_params.dir),
@@ -123,15 +139,10 @@ class Driver:
             token=token,
             session=self.session,
             threads=harness.options["ray-cpus"],
+            joint=frozenset(joint),
         )
-        items = [item for item in session.items if model_of(item)]
-        paths = [matrix_path(item) for item in items]
-        groups = [
-            Group(paths[group[0]][0], tuple(items[position].nodeid for position in group))
-            for group in grouped(paths, cluster.at_once)
-        ]
         self._left = Counter(path[0] for path in paths)
-        cluster.start(groups, partial(work, given))
+        cluster.start([*groups, *helping], partial(work, given))
 
     def _count_down(self, model: str | None) -> None:
         """One item less of a model; after its last what its workers have shared, node by node, is removed."""
@@ -179,7 +190,8 @@ class Driver:
 class Given:
     """What the session of a worker has from the one that sent it: the ``arguments`` of pytest, the ``folder`` and the
     module search ``path`` that they are meant for, and the ``run`` directory, by whose ``token`` it is known. Workers
-    of one ``session`` on one node share the clean passes of models.
+    of one ``session`` on one node share the clean passes of models, and wherever they are the images of the items that
+    are ``joint``.
     """
 
     arguments: tuple[str, ...]
@@ -191,6 +203,7 @@ class Given:
     token: bytes
     session: str
     threads: int
+    joint: frozenset[str] = frozenset()
 
 
 def work(given: Given, items: Sequence[str], say: Say) -> str:
@@ -244,6 +257,7 @@ class Worker:
             "mae_resume": True,
             "mae_threads": self.given.threads,
             "mae_session": f"{socket.gethostname()}-{self.given.session}",  # between nodes, roundings may differ
+            "mae_joint": self.given.session if self.given.joint.issuperset(self.items) else "",
         }
         config.option.basetemp = None  # which workers would remove for each other
 

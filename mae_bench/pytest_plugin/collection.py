@@ -12,7 +12,7 @@ from mae_bench.cells import FAMILIES, GROUPS, Cell, near_name
 from mae_bench.degradations import EVERY, Degradation
 from mae_bench.degradations.ladders import RARE, levels
 from mae_bench.errors import BenchError
-from mae_bench.grouping import Path, Shard, path_of, sharded
+from mae_bench.grouping import Path, ShardNumber, path_of, sharded
 from mae_bench.pytest_plugin.harness import HARNESS, Harness
 from mae_bench.pytest_plugin.items import NO_EVIDENCE, PARAMETERS
 
@@ -90,7 +90,7 @@ def _kinds(definition: pytest.Item) -> list[Degradation]:
 def _deselect_others(items: list[pytest.Item], given: str) -> None:
     """Leave those of the shard ``given``; what evaluates no model is in the first one."""
     try:
-        shard = Shard.parse(given)
+        shard = ShardNumber.parse(given)
     except BenchError as error:
         raise pytest.UsageError(f"--mae-shard: {error}") from error
     evaluated = [item for item in items if model_of(item)]

@@ -230,13 +230,19 @@ class Harness:
         represented = [f"{model}-{condition}" for model, each in self.represented.items() for condition in each]
         self.run_directory.write_plan(self.collected, represented)
 
+    @property
+    def limit(self) -> int:
+        """Images of a cell that are asked for; 0 for all."""
+        given: int | None = self.options["limit"]
+        return self.suite.default_limit if given is None else given
+
     @cached_property
     def executor(self) -> LocalExecutor:
         from mae_bench.evaluate import Settings
         from mae_bench.executors.local import LocalExecutor, resolved_device, resolved_dtype
         from mae_bench.store import RunDirectory
 
-        limit, batch = self.options["limit"], self.options["batch-size"]
+        batch = self.options["batch-size"]
         workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         told: dict[str, Any] = getattr(self.config, "workerinput", {})
@@ -246,7 +252,7 @@ class Harness:
             dtype=resolved_dtype(self.options["dtype"], device),
             batch_size=0 if batch == "auto" else int(batch),
             seed=self.options["seed"],
-            limit=self.suite.default_limit if limit is None else limit,
+            limit=self.limit,
             threads=told.get("mae_threads") or max(1, cores // workers),
             suite_view=self.options["view"] == "suite",
             jackknife=self.options["full"],
@@ -264,6 +270,7 @@ class Harness:
             Decoding(self.config).report,
             self.weights[0],
             told.get("mae_session", ""),
+            told.get("mae_joint", ""),
         )
 
     def check_before_run(self) -> None:

@@ -4,6 +4,7 @@ whoever is killed.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -174,6 +175,42 @@ def test_killed_workers_are_counted_and_what_they_left_is_run(project: Project, 
     del rows["bright-gaussian_blur-3.00"]
     assert project.rows() == rows
     assert "1 of 6 cells have no result" in said(result)
+
+
+@pytest.mark.parametrize("deaths", [0, 1])
+def test_workers_share_the_images_of_a_cell_where_there_are_more_of_them(
+    project: Project, address: str, deaths: int
+) -> None:
+    cell = "colour-gaussian_blur-3.00"
+    mortals(project, {}, "colour")
+    for name in "rgb":
+        for number in range(1, 250):
+            (project.path / f"data/{name}/more{number}.png").write_bytes(varied(project, name, number))
+    chosen = ("-k", cell, "--mae-baseline", "none", "--mae-limit", "0", "--mae-batch-size", "256")
+    assert project.run(*chosen, "--mae-run", "serial").ret == 0
+    assert project.rows("serial")[cell]["n"] == 762
+    (project.path / "log.txt").unlink()
+    project.write("deaths.json", json.dumps({cell: deaths}))
+    result = project.run(*chosen, *arguments(address))
+    assert result.ret == 0
+    assert result.parseoutcomes()["passed"] == 1
+    assert project.rows() == project.rows("serial")
+    # three blocks, each in one forward pass, and again where a worker died in it
+    assert project.log.count(f"try {cell}") == 3 + deaths
+    assert account(project) | {"tasks": 2 + deaths, "workers_died": deaths} == account(project)
+    assert not (project.path / "run/scratch").exists()
+
+
+def varied(project: Project, name: str, number: int) -> bytes:
+    """A picture like the first of a class, that is none of the others."""
+    from PIL import Image
+
+    with Image.open(project.path / f"data/{name}/0.png") as picture:
+        turned = picture.copy()
+    turned.putpixel((number % 16, number // 16), (number, 100, 100))
+    content = io.BytesIO()
+    turned.save(content, "PNG")
+    return content.getvalue()
 
 
 def test_a_run_whose_driver_is_killed_is_gone_on_with(project: Project, address: str) -> None:

@@ -114,6 +114,23 @@ def test_models_are_shared_out_where_there_are_fewer_than_places(project: Projec
     assert project.log.count("forward colour 15") == 4
 
 
+@pytest.mark.parametrize(("limit", "tasks"), [("0", 5), ("512", 3)])
+def test_tasks_share_a_cell_where_there_are_fewer_cells_than_places(
+    project: Project, ray: Ray, limit: str, tasks: int
+) -> None:
+    project.matrix("blur")
+    project.test("clean", name="test_a.py")
+    ray.nodes()[0]["Resources"]["CPU"] = 5.0
+    chosen = ("-k", "clean or gaussian_blur-3", "--mae-baseline", "none", "--mae-limit", limit)
+    assert project.run(*chosen, "--mae-run", "serial").ret == 0
+    assert project.run(*chosen, "--mae-executor", "ray", "--mae-run", "run").ret == 0
+    # one for the clean cell, which is not shared, the others for the blurred one, as many as it has blocks at most
+    manifest = json.loads((project.path / "run/manifest.json").read_text())
+    assert manifest["cluster"]["tasks"] == tasks
+    assert project.rows("run") == project.rows("serial")
+    assert not (project.path / "run/scratch").exists()
+
+
 @pytest.mark.thorough
 @pytest.mark.usefixtures("ray")
 def test_a_shard_is_the_same_on_a_cluster(project: Project) -> None:

@@ -1,0 +1,252 @@
+"""Processes that are asked for the same cell make a part of it each, and all get what one alone would."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from mae_bench.cells import Level
+from mae_bench.evaluate import Evaluation, Settings
+from mae_bench.images import BLOCK
+from mae_bench.indicators.block_sums import BlockSums
+from mae_bench.joint_pass import from_bytes, joint_pass, to_bytes
+from mae_bench.models.classifier import Classifier
+from mae_bench.models.pool import Pool
+from mae_bench.models.registry import ModelEntry
+from mae_bench.reference import ScratchError
+from mae_bench.shard import Shard
+from mae_bench.suites import Suite
+
+Build = Callable[..., nn.Module]
+
+BLOCKS = range(6)
+KEY = (2, "mean_patch")
+IMAGES = 3 * BLOCK + 5
+
+
+def shard_of(block: int) -> Shard:
+    """What a pass over one block might leave, numbers with all their digits."""
+    generator = np.random.default_rng(block)
+    shard = Shard({block: generator.integers(0, 10, 7)})
+    shard.cell.update(block, {"images": 7.0, "hits": torch.tensor(3), "bins": generator.normal(size=(3, 2))})
+    for store, name in ((shard.tokens, "alignment"), (shard.heads, "retention")):
+        store[KEY] = BlockSums()
+        store[KEY].update(block, {name: generator.normal(size=4) / 3, "images": 1 / 3})
+    shard.scores[block] = {"alignment": torch.from_numpy(generator.normal(size=7)).float()}
+    return shard
+
+
+def whole(blocks: range = BLOCKS) -> Shard:
+    joined = Shard()
+    for block in blocks:
+        joined.merge(shard_of(block))
+    return joined
+
+
+def assert_equal(one: Shard, other: Shard) -> None:
+    for prediction, others in ((one.prediction, other.prediction), (other.prediction, one.prediction)):
+        for block, values in prediction.items():
+            assert values.dtype == others[block].dtype
+            assert np.array_equal(values, others[block])
+    for block, each in one.scores.items():
+        for name, values in each.items():
+            assert values.dtype == other.scores[block][name].dtype
+            assert torch.equal(values, other.scores[block][name])
+    assert one.scores.keys() == other.scores.keys()
+    assert one.tokens.keys() == other.tokens.keys()
+    assert one.heads.keys() == other.heads.keys()
+    pairs = [(one.cell, other.cell)]
+    pairs += [(sums, other.tokens[key]) for key, sums in one.tokens.items()]
+    pairs += [(sums, other.heads[key]) for key, sums in one.heads.items()]
+    for sums, others_sums in pairs:
+        mine, theirs = list(sums.items()), list(others_sums.items())
+        assert [place[:2] for place in mine] == [place[:2] for place in theirs]
+        for (_, name, value), (_, _, same) in zip(mine, theirs, strict=True):
+            assert value.shape == same.shape
+            assert value.tobytes() == same.tobytes(), name
+
+
+class Work:
+    """Computes blocks, and counts who did which."""
+
+    def __init__(self) -> None:
+        self.done: list[int] = []
+
+    def __call__(self, block: int) -> Shard:
+        self.done.append(block)
+        return shard_of(block)
+
+
+# ----------------------------------------------------------------------------- on the disk
+
+numbers = st.floats(allow_nan=False)
+arrays = st.lists(numbers, max_size=3).map(lambda values: np.array(values, dtype=np.float64))
+texts = st.text(max_size=5)
+sums = st.dictionaries(texts, numbers | arrays, max_size=3)
+keys = st.tuples(st.integers(0, 99), texts)
+
+
+@given(
+    st.dictionaries(st.integers(0, 9), st.lists(st.integers(-(2**63), 2**63 - 1)).map(np.array), max_size=3),
+    st.dictionaries(st.integers(0, 9), sums, max_size=3),
+    st.dictionaries(keys, sums, max_size=3),
+    numbers,
+)
+def test_nothing_is_lost_on_the_way_over_the_disk(
+    prediction: dict[int, Any], cell: dict[int, Any], tokens: dict[tuple[int, str], Any], seconds: float
+) -> None:
+    shard = Shard(prediction)
+    for block, each in cell.items():
+        shard.cell.update(block, each)
+    for key, each in tokens.items():
+        for store in (shard.tokens, shard.heads):
+            store[key] = BlockSums()
+            store[key].update(3, each)
+    found, took = from_bytes(to_bytes(shard, seconds))
+    assert took == seconds
+    shard.cell = shard.cell.of(range(10))
+    held = {key: value for key, value in found.tokens.items() if value.blocks}
+    # sums of a block that names none leave nothing
+    for store in (shard.tokens, shard.heads):
+        for key in [key for key, value in store.items() if not list(value.items())]:
+            del store[key]
+    assert held.keys() == shard.tokens.keys()
+    assert_equal(found, shard)
+
+
+def test_sums_on_a_device_arrive_as_the_numbers_that_they_are() -> None:
+    found, _ = from_bytes(to_bytes(shard_of(1), 0.0))
+    assert_equal(found, shard_of(1))
+
+
+# ----------------------------------------------------------------------------- together
+
+
+def test_one_alone_does_all(tmp_path: Path) -> None:
+    work = Work()
+    shard, _ = joint_pass(tmp_path, "a cell", BLOCKS, work)
+    assert_equal(shard, whole())
+    assert work.done == list(BLOCKS)
+
+
+@pytest.mark.parametrize("workers", [2, 5, 9])
+def test_each_block_is_done_by_one_and_all_get_the_same(workers: int, tmp_path: Path) -> None:
+    work = Work()
+    first = min(workers, len(BLOCKS))
+    all_at_it = threading.Barrier(first)
+
+    def compute(block: int) -> Shard:
+        if block < first:  # until as many are at it as can be
+            all_at_it.wait(60)
+        return work(block)
+
+    with ThreadPoolExecutor(workers) as pool:
+        found = list(pool.map(lambda _: joint_pass(tmp_path, "a cell", BLOCKS, compute), range(workers)))
+    assert sorted(work.done) == list(BLOCKS)
+    for shard, seconds in found:
+        assert_equal(shard, whole())
+        assert seconds == found[0][1]
+
+
+def test_the_blocks_of_one_that_fails_are_done_by_the_others(tmp_path: Path) -> None:
+    work = Work()
+
+    def dies(block: int) -> Shard:
+        if block == 2:
+            raise MemoryError("here")
+        return work(block)
+
+    with pytest.raises(MemoryError, match="here"):
+        joint_pass(tmp_path, "a cell", BLOCKS, dies)
+    assert work.done == [0, 1]
+    shard, _ = joint_pass(tmp_path, "a cell", BLOCKS, work)
+    assert work.done == list(BLOCKS)
+    assert_equal(shard, whole())
+
+
+def test_what_is_cut_changed_or_of_another_cell_is_made_again(tmp_path: Path) -> None:
+    joint_pass(tmp_path, "a cell", BLOCKS, Work())
+    cut, changed, *_ = sorted(tmp_path.rglob("*.part"))
+    cut.write_bytes(cut.read_bytes()[:-5])
+    content = bytearray(changed.read_bytes())
+    content[len(content) // 2] ^= 1
+    changed.write_bytes(bytes(content))
+    again, other = Work(), Work()
+    assert_equal(joint_pass(tmp_path, "a cell", BLOCKS, again)[0], whole())
+    assert again.done == [0, 1]
+    joint_pass(tmp_path, "another cell", BLOCKS, other)
+    assert other.done == list(BLOCKS)
+
+
+def test_a_folder_that_cannot_be_written_to_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ScratchError, match=r"file.*--mae-run DIR"):
+        joint_pass(tmp_path / "file", "a cell", BLOCKS, Work())
+
+
+# ----------------------------------------------------------------------------- of a model
+
+
+@pytest.fixture(scope="module")
+def suite(random_suite: Callable[..., Any]) -> Suite:
+    built: Suite = random_suite(IMAGES)
+    return built
+
+
+def evaluation(
+    suite: Suite, network: nn.Module, scratch: Path, joint: Path | None, represented: tuple[str, ...] = ()
+) -> Evaluation:
+    classifier = Classifier(network, mean=(0.5,), std=(0.25,), input_size=(1, 28, 28))
+    model = Pool("cpu").load(ModelEntry("vit"), lambda: classifier)
+    return Evaluation(suite, model, Settings(batch_size=100), scratch, "run", represented, joint=joint)
+
+
+def test_a_cell_is_the_same_whoever_made_its_blocks(suite: Suite, small_vit: Build, tmp_path: Path) -> None:
+    cell = ("random_patch", Level(0.5))
+    alone = evaluation(suite, small_vit(), tmp_path / "alone", None).run(*cell)
+    one, other = (evaluation(suite, small_vit(), tmp_path / name, tmp_path / "joint") for name in ("one", "other"))
+    halfway = threading.Event()
+    shard_of_one = one.shard
+
+    def shard(name: str, level: Level, blocks: range) -> Shard:
+        if 2 in blocks:  # the other takes the rest
+            halfway.set()
+        return shard_of_one(name, level, blocks)
+
+    one.shard = shard  # type: ignore[method-assign]
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(one.run, *cell)
+        halfway.wait(60)
+        found = [other.run(*cell), first.result()]
+    for result in found:
+        differing = {
+            name
+            for name, value in asdict(result.row).items()
+            if value != asdict(alone.row)[name] and name not in ("seconds", "images_per_second")
+        }
+        assert differing == set()
+        assert np.array_equal(result.prediction, alone.prediction)
+        assert result.indicators == alone.indicators
+    assert found[0].row.seconds == found[1].row.seconds
+
+
+def test_clean_cells_and_those_that_are_represented_are_one_process_s(
+    suite: Suite, small_vit: Build, tmp_path: Path
+) -> None:
+    one = evaluation(suite, small_vit(), tmp_path / "one", tmp_path / "joint", ("random_patch-0.50",))
+    for cell in (("clean", Level(0.0)), ("random_patch", Level(0.5))):
+        one.run(*cell)
+    assert not (tmp_path / "joint").exists()
+    one.run("random_patch", Level(0.25))
+    assert len([*(tmp_path / "joint").rglob("*.part")]) == len(one.blocks)
