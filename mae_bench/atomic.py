@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,6 +43,25 @@ def written_whole(path: Path) -> Iterator[io.BufferedWriter]:
         fsync_folder(path.parent)
     finally:
         Path(partial).unlink(missing_ok=True)
+
+
+@contextmanager
+def folder_written_whole(path: Path) -> Iterator[Path]:
+    """A folder that takes the place of ``path``, which is missing or an empty folder, once all is in it, and leaves
+    nothing behind otherwise. Until then it has a name as in :func:`written_whole`. The folders above it are made.
+
+    Raises:
+        OSError: the disk is full, the folder above not writable, or there is something at ``path``.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    private = Path(tempfile.mkdtemp(prefix=f".{path.name[:50]}.", suffix=".partial", dir=path.parent))
+    try:
+        yield private
+        os.chmod(private, 0o755)
+        os.replace(private, path)
+        fsync_folder(path.parent)
+    finally:
+        shutil.rmtree(private, ignore_errors=True)
 
 
 def fsync_folder(path: Path) -> None:

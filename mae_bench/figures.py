@@ -39,7 +39,7 @@ class FigureError(BenchError):
     """A picture that cannot be drawn."""
 
 
-_STYLE: Any = {
+STYLE: Any = {
     "font.size": 11,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -49,6 +49,7 @@ _STYLE: Any = {
     "svg.hashsalt": "mae_bench",
     "svg.fonttype": "none",
 }
+"""Of every picture."""
 
 
 def _styled() -> Any:
@@ -56,7 +57,7 @@ def _styled() -> Any:
         import matplotlib as mpl
     except ModuleNotFoundError as error:
         raise FigureError('matplotlib is not installed: pip install "mae-bench[figures]"') from error
-    return mpl.rc_context(_STYLE)
+    return mpl.rc_context(STYLE)
 
 
 def _panels(lines: int, columns: int, **options: Any) -> tuple[Figure, np.ndarray]:

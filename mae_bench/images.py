@@ -15,7 +15,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from PIL import Image, UnidentifiedImageError
 
 from mae_bench import atomic, cached
 from mae_bench.errors import BenchError
+from mae_bench.machine import version_of
 
 BLOCK = 256
 """Images per block: metrics are kept per block of the manifest order and merge at block boundaries."""
@@ -459,4 +459,4 @@ def _stamp(path: Path) -> tuple[int, ...]:
 
 def _decoders() -> str:
     """Versions of what makes pixels of files."""
-    return " ".join(f"{name} {version(name)}" for name in ("pillow", "torchvision", "timm"))
+    return " ".join(f"{name} {version_of(name)}" for name in ("pillow", "torchvision", "timm"))

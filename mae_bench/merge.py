@@ -9,15 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mae_bench.atomic import fsync_folder
+from mae_bench.atomic import folder_written_whole
 from mae_bench.cells import Cell
 from mae_bench.labelled_images import LabelledImages
 from mae_bench.leaderboard import Leaderboard
@@ -73,31 +70,22 @@ def merge(paths: Sequence[Path], out: Path) -> RunDirectory:
     _check_settings(runs)
     models, cells, representations = _models(runs), _cells(runs), _representations(runs)
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        private = Path(tempfile.mkdtemp(prefix=f".{out.name[:50]}.", suffix=".partial", dir=out.parent))
-    except OSError as error:
-        raise StoreError(f"{out}: cannot be made ({error}); choose another place") from error
-    try:
-        merged = RunDirectory(private)
-        merged.write_images(images)
-        for record in models.values():
-            merged.write_model_record(record)
-        for result in cells:
-            merged.write_cell(result)
-        for name, representation in representations.items():
-            merged.write_representation(Cell.parse(name), representation)
-        for run in runs:
-            if run.plan is not None:
-                merged.write_plan(run.plan.cells, run.plan.representations)
-        merged.write_manifest(manifest)
-        _write_tables(merged, images, cells)
-        os.chmod(private, 0o755)
-        os.replace(private, out)
-        fsync_folder(out.parent)
+        with folder_written_whole(out) as folder:
+            merged = RunDirectory(folder)
+            merged.write_images(images)
+            for record in models.values():
+                merged.write_model_record(record)
+            for result in cells:
+                merged.write_cell(result)
+            for name, representation in representations.items():
+                merged.write_representation(Cell.parse(name), representation)
+            for run in runs:
+                if run.plan is not None:
+                    merged.write_plan(run.plan.cells, run.plan.representations)
+            merged.write_manifest(manifest)
+            _write_tables(merged, images, cells)
     except OSError as error:
         raise StoreError(f"{out}: cannot be written ({error}); free or choose another place") from error
-    finally:
-        shutil.rmtree(private, ignore_errors=True)
     return RunDirectory(out)
 
 

@@ -6,16 +6,13 @@ all of them takes seconds. DuckDB (extra ``[query]``) is imported when something
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mae_bench.atomic import fsync_folder
+from mae_bench.atomic import folder_written_whole
 from mae_bench.cells import FAMILIES
 from mae_bench.errors import BenchError
 from mae_bench.rows import ResultRow
@@ -90,25 +87,18 @@ def write_warehouse(tables: Iterable[pa.Table], folder: Path) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise WarehouseError(f"{folder}: is not empty; name a new directory, or remove it")
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        private = Path(tempfile.mkdtemp(prefix=f".{folder.name[:50]}.", suffix=".partial", dir=folder.parent))
+        with folder_written_whole(folder) as private:
+            for number, table in enumerate(tables):
+                for suite in sorted(pc.unique(table["suite"]).to_pylist()):
+                    of_suite = table.filter(pc.equal(table["suite"], suite)).drop_columns("suite")
+                    order = pc.sort_indices(of_suite, [(name, "ascending") for name in SORTED_BY])
+                    place = private / f"suite={suite}" / f"{number:05}.parquet"
+                    place.parent.mkdir(exist_ok=True)
+                    pq.write_table(of_suite.take(order), place, row_group_size=GROUP, compression="zstd")
     except OSError as error:
-        raise WarehouseError(f"{folder}: cannot be made ({error}); choose another place") from error
-    try:
-        for number, table in enumerate(tables):
-            for suite in sorted(pc.unique(table["suite"]).to_pylist()):
-                of_suite = table.filter(pc.equal(table["suite"], suite)).drop_columns("suite")
-                order = pc.sort_indices(of_suite, [(name, "ascending") for name in SORTED_BY])
-                place = private / f"suite={suite}" / f"{number:05}.parquet"
-                place.parent.mkdir(exist_ok=True)
-                pq.write_table(of_suite.take(order), place, row_group_size=GROUP, compression="zstd")
-        os.chmod(private, 0o755)
-        os.replace(private, folder)
-        fsync_folder(folder.parent)
-    except OSError as error:
-        raise WarehouseError(f"{folder}: cannot be written ({error}); free or choose another place") from error
-    finally:
-        shutil.rmtree(private, ignore_errors=True)
+        raise WarehouseError(
+            f"{folder}: cannot be written ({error}); free some room, or choose another place"
+        ) from error
 
 
 # --------------------------------------------------------------------------- questions

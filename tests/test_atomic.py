@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mae_bench.atomic import fsync_folder, written_whole
+from mae_bench.atomic import folder_written_whole, fsync_folder, written_whole
 
 
 def write(path: Path, content: bytes = b"new") -> None:
@@ -154,3 +154,32 @@ def test_temporary_file_that_cannot_be_made_is_an_error(tmp_path: Path, monkeypa
     with pytest.raises(PermissionError, match="refused"):
         write(tmp_path / "file")
     assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("before", [None, "empty"])
+def test_a_folder_is_there_once_all_is_in_it(before: str | None, tmp_path: Path) -> None:
+    place = tmp_path / "above" / "folder"
+    if before is not None:
+        place.mkdir(parents=True)
+    with folder_written_whole(place) as folder:
+        (folder / "one").write_bytes(b"1")
+        assert not place.exists() or names(place) == []
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert (names(place), names(place.parent)) == (["one"], ["folder"])
+    assert stat.S_IMODE(place.stat().st_mode) == 0o755
+
+
+@pytest.mark.parametrize("failure", [OSError("no room"), KeyboardInterrupt()])
+def test_a_folder_that_is_not_finished_leaves_nothing(failure: BaseException, tmp_path: Path) -> None:
+    with pytest.raises(type(failure)), folder_written_whole(tmp_path / "folder") as folder:
+        (folder / "one").write_bytes(b"1")
+        raise failure
+    assert names(tmp_path) == []
+
+
+def test_a_folder_that_holds_something_is_left_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "old").write_bytes(b"old")
+    with pytest.raises(OSError, match="not empty"), folder_written_whole(tmp_path / "folder") as folder:
+        (folder / "one").write_bytes(b"1")
+    assert (names(tmp_path), names(tmp_path / "folder")) == (["folder"], ["old"])

@@ -784,8 +784,8 @@ def test_who_finds_it_made_waits_for_nobody(tmp_path: Path) -> None:
 def test_other_decoders_decode_anew(package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reader = CountingReader(wide_and_tall())
     decoded(manifest_of(2), 2, VIEWS[0], 3, reader, tmp_path)
-    plain = module.version
-    monkeypatch.setattr(module, "version", lambda name: plain(name) + ".post1" if name == package else plain(name))
+    plain = module.version_of
+    monkeypatch.setattr(module, "version_of", lambda name: plain(name) + ".post1" if name == package else plain(name))
     decoded(manifest_of(2), 2, VIEWS[0], 3, reader, tmp_path)
     assert sorted(reader.positions) == [0, 0, 1, 1]
 

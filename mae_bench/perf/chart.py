@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from mae_bench.figures import STYLE
 from mae_bench.perf.goals import GOALS
 from mae_bench.perf.measurement import FASTER, LONGER, RATE, Measurement
 from mae_bench.perf.record import Record
@@ -16,16 +17,6 @@ if TYPE_CHECKING:
 OURS, GOAL = "#0072b2", "#d55e00"
 PEERS = ("#009e73", "#e69f00", "#56b4e9", "#cc79a7", "#666666")
 """The colours of Okabe and Ito, told apart with any colour vision."""
-_STYLE: Any = {
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#dddddd",
-    "svg.hashsalt": "mae_bench",
-    "svg.fonttype": "none",
-}
 
 
 def chart(record: Record) -> tuple[bytes, str]:
@@ -50,7 +41,7 @@ def chart(record: Record) -> tuple[bytes, str]:
         from matplotlib.figure import Figure
     except ModuleNotFoundError:
         return b"", 'There is no chart, since matplotlib was absent: pip install "mae-bench[figures]".'
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context({**STYLE, "font.size": 9}):
         lines = -(-len(panels) // 2)
         columns = min(2, len(panels))
         figure = Figure(figsize=(6.6 * columns, 4.2 * lines), layout="constrained")

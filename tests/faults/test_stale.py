@@ -78,9 +78,9 @@ def ask(asked: Asked, folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[De
         pixels = np.random.default_rng(seed).integers(0, 256, (50, 44, 3), dtype=np.uint8)
         return Image.fromarray(pixels).convert("RGB" if asked.channels == 3 else "L")
 
-    installed = module.version
+    installed = module.version_of
     with monkeypatch.context() as patch:
-        patch.setattr(module, "version", lambda name: asked.versions.get(name, installed(name)))
+        patch.setattr(module, "version_of", lambda name: asked.versions.get(name, installed(name)))
         patch.setattr(cached, "FORMAT", asked.format)
         manifest = Manifest(asked.classes, asked.ids, np.array(asked.labels))
         order = None if asked.order is None else np.array(asked.order)
