@@ -169,17 +169,23 @@ def test_a_folder_is_there_once_all_is_in_it(before: str | None, tmp_path: Path)
     assert stat.S_IMODE(place.stat().st_mode) == 0o755
 
 
+def fill(path: Path, failure: BaseException | None = None) -> None:
+    with folder_written_whole(path) as folder:
+        (folder / "one").write_bytes(b"1")
+        if failure is not None:
+            raise failure
+
+
 @pytest.mark.parametrize("failure", [OSError("no room"), KeyboardInterrupt()])
 def test_a_folder_that_is_not_finished_leaves_nothing(failure: BaseException, tmp_path: Path) -> None:
-    with pytest.raises(type(failure)), folder_written_whole(tmp_path / "folder") as folder:
-        (folder / "one").write_bytes(b"1")
-        raise failure
+    with pytest.raises(type(failure)):
+        fill(tmp_path / "folder", failure)
     assert names(tmp_path) == []
 
 
 def test_a_folder_that_holds_something_is_left_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "old").write_bytes(b"old")
-    with pytest.raises(OSError, match="not empty"), folder_written_whole(tmp_path / "folder") as folder:
-        (folder / "one").write_bytes(b"1")
+    with pytest.raises(OSError, match="not empty"):
+        fill(tmp_path / "folder")
     assert (names(tmp_path), names(tmp_path / "folder")) == (["folder"], ["old"])
