@@ -10,7 +10,8 @@ from mae_bench.perf.measurement import Measurement
 @dataclass(frozen=True)
 class Goal:
     """``figure`` in words, and the ``bound`` that it is not to exceed, or with ``at_least`` not to fall below. ``on``
-    is the kind of device that it is about, ``unit`` that of the bound, none for a ratio.
+    is the kind of device that it is about, ``unit`` that of the bound, none for a ratio. ``why`` is what is known to
+    stand in the way, which is said where the goal is missed.
     """
 
     figure: str
@@ -19,6 +20,7 @@ class Goal:
     at_least: bool = False
     on: str = "cpu"
     unit: str = ""
+    why: str = ""
 
     def is_met(self, value: float) -> bool:
         return value >= self.bound if self.at_least else value <= self.bound
@@ -48,21 +50,34 @@ GOALS = {
                            "ViT-Ti/16 at 224 px, float32", "engine", 1.05),
     "pooled bfloat16": Goal("the same in bfloat16", "engine", 1.10),
     "probe": Goal("the same in float32 with the probe indicators (attention maps, patch tokens), over the 1,024 images "
-                  "of a cell", "engine", 1.15),
+                  "of a cell", "engine", 1.15,
+                  why="The patch tokens of every layer are compared with the clean ones, one by one."),
     "pooled cuda": Goal("a cell with every pooled indicator of every layer and head / the pure forward pass, ViT-B/16 "
                         "at 224 px, bfloat16", "engine", 1.10, on="cuda"),
-    "blur kornia": Goal("exact Gaussian blur at 224 px against kornia, at every sigma", "degradations", 6, True),
+    "blur kornia": Goal("exact Gaussian blur at 224 px against kornia, at every sigma", "degradations", 6, True,
+                        why="A band of 32 pixels is multiplied by a matrix: at sigma 1 each sum of 9 weights takes 40 "
+                        "multiplications."),
     "blur opencv": Goal("the same against OpenCV in float32 at sigma 8", "degradations", 1, True),
-    "blur small": Goal("exact Gaussian blur at 28 and 32 px against OpenCV in float32", "degradations", 2, True),
+    "blur small": Goal("exact Gaussian blur at 28 and 32 px against OpenCV in float32", "degradations", 2, True,
+                       why="A whole line is multiplied by a matrix: at sigma 0.5 each sum of 5 weights takes as many "
+                       "multiplications as the line has pixels."),
     "bandwidth": Goal("Gaussian blur at 224 px against one read and one write of the batch", "degradations", 0.5, True,
                       on="cuda"),
     "corruptions": Goal("the 15 corruptions of ImageNet-C against imagecorruptions with numba, in sum", "corruptions",
-                        5, True),
-    "each corruption": Goal("the slowest of them against imagecorruptions", "corruptions", 1, True),
-    "harness": Goal("harness cost of a cell", "harness", 5, unit="ms"),
+                        5, True, why="The noises draw numbers that belong to the image, ten rounds of arithmetic for "
+                        "four of them; frost and glass blur take most of the rest."),
+    "each corruption": Goal("the slowest of them against imagecorruptions", "corruptions", 1, True,
+                            why="Frost is made by a formula for each image, where the peer cuts it from one of five "
+                            "photographs. Pixelate and JPEG compression are Pillow's on both sides, and here what "
+                            "comes as float and goes as float is bytes in between."),
+    "harness": Goal("harness cost of a cell", "harness", 5, unit="ms",
+                    why="What pytest takes for a test that does nothing is a part of it, and so are the degradation "
+                    "and the forward pass of eight images."),
     "collection": Goal("collection of 10,000 cells", "collection", 3, unit="s"),
     "no torch": Goal("torch imported by it", "collection", 0),
     "memory": Goal("resident memory at 10,000 images / at 1,000, mapped pages aside", "memory", 1.05),
-    "workers": Goal("two workers against one, on two free cores", "workers", 1.8, True),
+    "workers": Goal("two workers against one, on two free cores", "workers", 1.8, True,
+                    why="Nothing is faster by more than two processes of forward passes alone are, which is measured "
+                    "beside it; and each worker imports torch for itself, which weighs beside cells of 512 images."),
 }  # fmt: skip
 """By the key that measurements name."""

@@ -29,7 +29,7 @@ import torch
 
 from mae_bench import Classifier, model_fixture
 
-COSTS = {"processor": [], "elapsed": []}
+COSTS = {"processor": [], "elapsed": [], "nothing": []}
 
 
 class MeanColour(torch.nn.Module):
@@ -46,11 +46,15 @@ def mean_colour():
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol():
+def pytest_runtest_protocol(item):
     processor, elapsed = time.process_time(), time.perf_counter()
     result = yield
-    COSTS["processor"].append(time.process_time() - processor)
-    COSTS["elapsed"].append(time.perf_counter() - elapsed)
+    processor, elapsed = time.process_time() - processor, time.perf_counter() - elapsed
+    if "cell" in item.fixturenames:
+        COSTS["processor"].append(processor)
+        COSTS["elapsed"].append(elapsed)
+    else:
+        COSTS["nothing"].append(processor)
     return result
 
 
@@ -72,6 +76,11 @@ import pytest
 @pytest.mark.geometry
 def test_cell(cell):
     cell.check()
+
+
+@pytest.mark.parametrize("number", range(100))
+def test_nothing(number):
+    pass
 """
 
 
@@ -83,6 +92,7 @@ def measured(conditions: Conditions) -> Findings:
         for name, case, goal in (
             ("processor", "processor time of a test, from its set-up to its report", "harness"),
             ("elapsed", "the same by the clock on the wall, with what waits for the disk", ""),
+            ("nothing", "processor time of a test that does nothing, behind the cells", ""),
         )
     ]
     note = (
@@ -99,7 +109,9 @@ def median_of(values: np.ndarray) -> Spread:
 
 
 def cell_costs(folder: Path, models: int) -> dict[str, list[float]]:
-    """Seconds of the cells of so many ``models``, but for the first of each, by kind of clock."""
+    """Seconds of the cells of so many ``models``, but for the first of each, by kind of clock, and those of tests that
+    do nothing.
+    """
     generator = np.random.default_rng(0)
     for k, name in enumerate("bgr"):
         (folder / "data" / name).mkdir(parents=True)
@@ -115,4 +127,7 @@ def cell_costs(folder: Path, models: int) -> dict[str, list[float]]:
     finished([*arguments, "--mae-baseline", "none", "--mae-device", "cpu"], folder, cores)
     costs: dict[str, list[float]] = json.loads((folder / "costs.json").read_text())
     each = len(costs["processor"]) // models
-    return {clock: [cost for i, cost in enumerate(all_costs) if i % each] for clock, all_costs in costs.items()}
+    return {
+        clock: all_costs if clock == "nothing" else [cost for i, cost in enumerate(all_costs) if i % each]
+        for clock, all_costs in costs.items()
+    }

@@ -48,6 +48,7 @@ def page(record: Record, chart: str | None = None, no_chart: str = "") -> str:
         f"least to the greatest.{quick}",
         f"{markdown_text(libraries)}; {record.cores} cores, load {record.load:.1f} when it began.",
         f"## Goals\n\n{goals_table(record)}",
+        reasons(record),
         picture,
         *(_section(name, findings) for name, findings in record.sections.items()),
     ]
@@ -68,6 +69,16 @@ def goals_table(record: Record) -> str:
         value = f"{number(worst.value)}{_band(worst)}" if goal.bound else ("yes" if worst.value else "no")
         lines.append((goal.figure, bound(goal), _unit(value, worst), goal.verdict(worst)))
     return tabulate(lines, headers=["figure", "goal", "measured", ""], tablefmt="github", disable_numparse=True)
+
+
+def reasons(record: Record) -> str:
+    """What is known to stand in the way of each goal that is missed."""
+    lines = []
+    for key, goal in GOALS.items():
+        measured = [measurement for measurement in record.measurements if measurement.goal == key]
+        if goal.why and measured and not goal.is_met(goal.worst(measured).value):
+            lines.append(f"* {goal.figure}: {goal.why}")
+    return "What is missed, and what stands in the way:\n\n" + "\n".join(lines) if lines else ""
 
 
 def bound(goal: Goal) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -60,21 +61,54 @@ def measured(conditions: Conditions) -> Findings:
     if len(cores) < 2 or find_spec("xdist") is None:
         return Findings(notes=["two workers are not measured: it takes two cores, and pip install pytest-xdist"])
     spans: dict[int, list[float]] = {1: [], 2: []}
+    rates: dict[int, list[float]] = {1: [], 2: []}
     for turn in range(min(conditions.rounds, PAIRS)):
         for workers in (1, 2)[:: -1 if turn % 2 else 1]:
             spans[workers].append(_span(workers, cores[:workers], IMAGES))
+            rates[workers].append(_rate(cores[:workers]))
     case = f"{' and '.join(MODELS)}, blur"
     found = [
         Measurement.of(SECTION, case, f"{workers} worker{'s' * (workers > 1)}", "s", Spread.of(each))
         for workers, each in spans.items()
     ]
     found.append(Measurement.of(SECTION, case, "2 workers", FASTER, ratio(spans[1], spans[2]), "workers"))
+    alone = "forward passes alone, which nothing can be faster than here"
+    found.append(Measurement.of(SECTION, alone, "2 workers", FASTER, ratio(rates[2], rates[1])))
     note = (
         "by the clock on the wall, so that other work on the two cores counts against it; from the start of the first "
         "cell to the end of the last, the start of the interpreters aside, one thread in each worker; "
         f"{len(spans[1])} pairs"
     )
     return Findings(found, [note])
+
+
+FORWARD = """
+import sys
+import time
+
+import torch
+
+from mae_bench.models.zoo import bundled
+
+torch.set_num_threads(1)
+network = bundled(sys.argv[1]).eval()
+images = torch.rand(64, 1, 28, 28)
+with torch.inference_mode():
+    network(images)
+    started = time.perf_counter()
+    for _ in range(int(sys.argv[2])):
+        network(images)
+    print(int(sys.argv[2]) / (time.perf_counter() - started))
+"""
+PASSES = 200
+"""Forward passes of 64 images."""
+
+
+def _rate(cores: list[int]) -> float:
+    """Forward passes per second of a process on each of the ``cores`` together, while all of them are at it."""
+    with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(len(cores)) as pool:
+        command = ["-c", FORWARD, MODELS[0], str(PASSES)]
+        return sum(float(said.output) for said in pool.map(lambda core: finished(command, Path(name), [core]), cores))
 
 
 def _span(workers: int, cores: list[int], images: int) -> float:

@@ -65,6 +65,18 @@ def test_bands_and_units_stand_beside_figures(record: Build) -> None:
     assert found[GOALS["harness"].figure] == ["at most 5 ms", "4.000 (3.000 to 5.500) ms", "met"]
 
 
+@pytest.mark.parametrize("key", [key for key, goal in GOALS.items() if goal.why])
+def test_what_stands_in_the_way_is_said_of_goals_that_are_missed(
+    record: Build, whole: list[Measurement], key: str
+) -> None:
+    goal = GOALS[key]
+    (measured, *_) = (m for m in whole if m.goal == key)
+    said = {}
+    for value in (0.01, 1000.0):
+        said[value] = goal.why in page(record(replace(measured, value=value, low=value, high=value)))
+    assert said == {0.01: goal.at_least, 1000.0: not goal.at_least}
+
+
 def test_a_gpu_has_goals_of_its_own(record: Build) -> None:
     found = goals(record(device="cuda"))
     assert list(found) == [goal.figure for goal in GOALS.values() if goal.on == "cuda"]
