@@ -143,22 +143,30 @@ class RunDirectory:
         run = cls(path)
         try:
             path.mkdir(parents=True, exist_ok=True)
-            if not resume and {entry.name for entry in path.iterdir()} - {LOCK, SESSION}:
-                raise StoreError(
-                    f"run directory {path} is not empty: add --mae-resume to go on with it, or name another"
-                )
+            run.check(resume)
             with tempfile.NamedTemporaryFile(dir=path, prefix=".writable"):
                 pass
         except OSError as error:
             raise StoreError(
                 f"run directory {path} is not writable ({error}): choose another with --mae-run"
             ) from error
-        if resume and (run.manifest() or {}).get("parts") is not None:
+        return run
+
+    def check(self, resume: bool, place: str = "") -> None:
+        """Whether a session may begin, or with ``resume`` go on, with what is known to the user as ``place``.
+
+        Raises:
+            StoreError: it may not.
+            OSError: the directory cannot be read.
+        """
+        place = place or str(self.path)
+        if not resume and {entry.name for entry in self.path.iterdir()} - {LOCK, SESSION}:
+            raise StoreError(f"run directory {place} is not empty: add --mae-resume to go on with it, or name another")
+        if resume and (self.manifest() or {}).get("parts") is not None:
             raise StoreError(
-                f"run directory {path} is merged from several runs: go on with one of these and merge them again, or "
+                f"run directory {place} is merged from several runs: go on with one of these and merge them again, or "
                 "name another with --mae-run"
             )
-        return run
 
     @property
     def run_id(self) -> str:

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -174,15 +175,20 @@ def finished(
     photographs: Photographs,  # noqa: ARG001
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
-    """A user's project after its one run, of the clean cell and of all corruptions at all severities."""
+    """A user's project after its run, of the clean cell and then, by a worker for each core, of all corruptions at all
+    severities.
+    """
     folder = tmp_path_factory.mktemp("project")
     set_up(folder, {"clean": ("clean",), "corruptions": ("imagenet_c", "c_extra")})
-    command = [sys.executable, "-m", "pytest", *OPTIONS, "--mae-data", str(data)]
     outside = {name: value for name, value in os.environ.items() if name != "CI"}
-    outside["PYTEST_XDIST_WORKER_COUNT"] = str(os.cpu_count())  # one thread: batches are small
-    run = subprocess.run(command, cwd=folder, env=outside, capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stdout + run.stderr
-    assert f" {1 + 5 * len(PUBLISHED)} passed" in run.stdout
+    for tests, more, count in (
+        ("test_clean.py", (), 1),
+        ("test_corruptions.py", ("--mae-resume", "-n", str(os.cpu_count())), 5 * len(PUBLISHED)),
+    ):
+        command = [sys.executable, "-m", "pytest", tests, *OPTIONS, "--mae-data", str(data), *more]
+        run = subprocess.run(command, cwd=folder, env=outside, capture_output=True, text=True, check=False)
+        assert run.returncode == 0, run.stdout + run.stderr
+        assert f" {count} passed" in run.stdout
     return folder
 
 
@@ -208,22 +214,27 @@ class ByHand:
 
     def clean(self) -> dict[str, Tensor]:
         """Logits (1000,) of each image."""
-        return self._logits(transformed(self.photographs, self.config))
+        return self._logits(transformed(self.photographs, self.config).__getitem__)
 
     def corrupted(self, kind: Degradation, severity: int) -> dict[str, Tensor]:
         """Logits (1000,) of each image after ``kind`` was applied to its pixels."""
         level = Level(float(severity), severity=True)
         mean, std = (torch.tensor(self.config[name])[:, None, None] for name in ("mean", "std"))
-        normalised = {}
-        for name, pixels in self.pixels.items():
+
+        def normalised(name: str) -> Tensor:
             key = torch.from_numpy(np.array([int(name[:16], 16)], dtype=np.uint64).view(np.int64))
-            degraded = kind.apply(pixels[None], level, Setting(key, 0, 224, IMAGENET_DEFAULT_MEAN))[0]
-            normalised[name] = (degraded - mean) / std
+            degraded = kind.apply(self.pixels[name][None], level, Setting(key, 0, 224, IMAGENET_DEFAULT_MEAN))[0]
+            return (degraded - mean) / std
+
         return self._logits(normalised)
 
-    def _logits(self, normalised: dict[str, Tensor]) -> dict[str, Tensor]:
-        with torch.no_grad():
-            return {name: self.network(image[None])[0] for name, image in normalised.items()}
+    def _logits(self, normalised: Callable[[str], Tensor]) -> dict[str, Tensor]:
+        def logits(name: str) -> Tensor:
+            with torch.no_grad():
+                return self.network(normalised(name)[None])[0]
+
+        with ThreadPoolExecutor(os.cpu_count()) as threads:  # each image by itself
+            return dict(zip(self.pixels, threads.map(logits, self.pixels), strict=True))
 
 
 def transformed(photographs: Photographs, config: dict[str, Any]) -> dict[str, Tensor]:

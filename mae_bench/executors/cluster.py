@@ -175,12 +175,28 @@ class Cluster:
         """Workers that died in an item."""
         return self.ledger.deaths.total()
 
-    def close(self) -> None:
-        """End what still runs, and leave the cluster, or end it where it was started here."""
+    def stop(self) -> None:
+        """End what still runs."""
         for task in self._running:
             self._ray.cancel(task, force=True)
         self._running.clear()
         self._waiting.clear()
+
+    def everywhere(self, function: Callable[[], None]) -> None:
+        """Call ``function`` once on every node that answers in time."""
+        ray = self._ray
+        try:
+            nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+            on = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
+            task = ray.remote(num_cpus=0)(_call)
+            tasks = [task.options(scheduling_strategy=on(node, soft=False)).remote(function) for node in nodes]
+            ray.wait(tasks, num_returns=len(tasks), timeout=PATIENCE)
+        except ray.exceptions.RayError:  # the cluster has gone, and with it what is on its nodes
+            return
+
+    def close(self) -> None:
+        """End what still runs, and leave the cluster, or end it where it was started here."""
+        self.stop()
         self._ray.shutdown()
 
     def _send(self) -> None:
@@ -258,6 +274,10 @@ def _run(number: int, run: Run, items: Sequence[str], inbox: Any) -> str:
     import ray
 
     return run(items, lambda item, report: ray.get(inbox.put.remote(number, item, report)))
+
+
+def _call(function: Callable[[], None]) -> None:
+    function()
 
 
 def places(nodes: Iterable[Mapping[str, float]], task: Mapping[str, float]) -> int:

@@ -79,6 +79,10 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(Gate(harness), "mae_bench_gate")
         if harness.options["executor"] == "ray":
             config.pluginmanager.register(Driver(harness), "mae_bench_driver")
+        if harness.mirror is not None:
+            from mae_bench.pytest_plugin.mirroring import Mirroring
+
+            config.pluginmanager.register(Mirroring(harness.mirror), "mae_bench_mirroring")
     if config.pluginmanager.has_plugin("xdist"):
         config.pluginmanager.register(Distribution(harness), "mae_bench_distribution")
 

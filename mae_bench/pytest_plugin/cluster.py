@@ -29,6 +29,7 @@ from mae_bench.pytest_plugin.harness import Harness
 
 if TYPE_CHECKING:
     from mae_bench.executors.cluster import Cluster, Say
+    from mae_bench.mirror import Mirror
 
 PASSED_ON = ("MAE_BENCH_", "PYTEST_ADDOPTS", "PYTEST_PLUGINS", "CI")
 """Beginnings of the names of environment variables that a worker has from this session, not from its node."""
@@ -113,6 +114,8 @@ class Driver:
         try:
             _ = harness.plan
             token = (harness.run_path / SESSION).read_bytes()
+            if harness.mirror is not None:
+                harness.mirror.send()
         except (BenchError, OSError) as error:
             raise pytest.UsageError(str(error)) from error
         items = [item for item in session.items if model_of(item)]
@@ -127,7 +130,8 @@ class Driver:
         spare = max(0, cluster.at_once - len(groups))
         if harness.limit:  # more tasks than blocks of images would find nothing to do
             spare = min(spare, len(single) * (max(2, -(-harness.limit // BLOCK)) - 1))
-        helping = list(islice(cycle(single), spare))
+        # which they do under the locks of a file system
+        helping = [] if harness.mirror is not None else list(islice(cycle(single), spare))
         joint = {item for group in helping for item in group.items}
         given = Given(
             arguments=tuple(map(str, config.invocation_params.args)),
@@ -135,7 +139,7 @@ class Driver:
             command=tuple(sys.argv),
             path=tuple(str(Path(entry).absolute()) for entry in sys.path),
             environment={name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)},
-            run=str(harness.run_path.absolute()),
+            run=harness.mirror.url if harness.mirror is not None else str(harness.run_path.absolute()),
             token=token,
             session=self.session,
             threads=harness.options["ray-cpus"],
@@ -160,6 +164,9 @@ class Driver:
         cluster, self.cluster = self.cluster, None
         if cluster is None:
             return
+        cluster.stop()
+        if self.harness.mirror is not None:
+            cluster.everywhere(partial(forget, self.harness.mirror.url))
         cluster.close()
         from mae_bench.store import RunDirectory
 
@@ -173,6 +180,8 @@ class Driver:
             "retried": sorted(ledger.again),
         }
         try:
+            if self.harness.mirror is not None:
+                self.harness.mirror.fetch()
             if (manifest := run.manifest()) is not None:
                 run.write_manifest(manifest | {"cluster": account})
         except BenchError as error:
@@ -189,7 +198,8 @@ class Driver:
 @dataclass(frozen=True)
 class Given:
     """What the session of a worker has from the one that sent it: the ``arguments`` of pytest, the ``folder`` and the
-    module search ``path`` that they are meant for, and the ``run`` directory, by whose ``token`` it is known. Workers
+    module search ``path`` that they are meant for, and the ``run``: a directory, by whose ``token`` it is known, or its
+    address in an object store. Workers
     of one ``session`` on one node share the clean passes of models, and wherever they are the images of the items that
     are ``joint``.
     """
@@ -210,11 +220,21 @@ def work(given: Given, items: Sequence[str], say: Say) -> str:
     """Run ``items`` in a session of pytest in this process, and say what it reports of each; why some are not reported,
     or nothing.
     """
+    from mae_bench.mirror import Mirror, is_url
     from mae_bench.store import SESSION
 
+    mirror = None
     try:
         os.chdir(given.folder)
-        seen = (Path(given.run) / SESSION).read_bytes() == given.token
+        if is_url(given.run):
+            os.environ.update(given.environment)
+            mirror = Mirror(given.run)
+            mirror.fetch()
+            seen = True
+        else:
+            seen = (Path(given.run) / SESSION).read_bytes() == given.token
+    except BenchError as error:
+        return f"node {socket.gethostname()}: {error}"
     except OSError:
         seen = False
     if not seen:
@@ -225,7 +245,7 @@ def work(given: Given, items: Sequence[str], say: Say) -> str:
     os.environ.update(given.environment)
     sys.path.extend(entry for entry in given.path if entry not in sys.path)
     sys.argv[:] = given.command  # which the manifest of the run shows
-    worker = Worker(given, items, say)
+    worker = Worker(given, items, say, mirror)
     with contextlib.redirect_stdout(io.StringIO()) as printed, contextlib.redirect_stderr(printed):
         status = pytest.main(list(given.arguments), plugins=[worker])
     left = set(items) - worker.reported
@@ -235,11 +255,21 @@ def work(given: Given, items: Sequence[str], say: Say) -> str:
     return f"its session on node {socket.gethostname()} ended with status {int(status)} and without it:\n{shown}"
 
 
-class Worker:
-    """Makes a session of pytest run these ``items`` alone, as part of another one's run."""
+def forget(url: str) -> None:
+    """Remove what a node has kept of the run at ``url``."""
+    from mae_bench.mirror import Mirror
 
-    def __init__(self, given: Given, items: Sequence[str], say: Say) -> None:
+    Mirror(url).forget()
+
+
+class Worker:
+    """Makes a session of pytest run these ``items`` alone, as part of another one's run, which lies in a ``mirror``
+    where its nodes have no file system in common.
+    """
+
+    def __init__(self, given: Given, items: Sequence[str], say: Say, mirror: Mirror | None = None) -> None:
         self.given = given
+        self.mirror = mirror
         self.items = items
         self.say = say
         self.reported: set[str] = set()
@@ -253,7 +283,7 @@ class Worker:
             "workerid": f"ray{os.getpid()}",
             "workercount": 1,
             "testrunuid": Path(self.given.run).name,
-            "mae_run": self.given.run,
+            "mae_run": str(self.mirror.folder) if self.mirror is not None else self.given.run,
             "mae_resume": True,
             "mae_threads": self.given.threads,
             "mae_session": f"{socket.gethostname()}-{self.given.session}",  # between nodes, roundings may differ
@@ -274,6 +304,9 @@ class Worker:
     @pytest.hookimpl(trylast=True)
     def pytest_runtest_logfinish(self, nodeid: str) -> None:
         assert self._session is not None
+        if self.mirror is not None:  # before it is said to be finished
+            (item,) = (item for item in self._session.items if item.nodeid == nodeid)
+            self.mirror.send(model_of(item))
         reports, self._reports = self._reports, []
         self.reported.add(nodeid)
         self.say(nodeid, {"reports": reports, "shouldfail": str(self._session.shouldfail or "")})

@@ -105,14 +105,14 @@ class Gate:
             return []
         run.merge(images.ids, images.labels, images.classes, results, images.duplicate_of)
         if len(results) < len(stored):
-            left = f"{len(stored) - len(results)} cells in {shown(run.path)} were evaluated with other settings"
+            left = f"{len(stored) - len(results)} cells in {harness.place} were evaluated with other settings"
             self.sections.append(("mae_bench: left out", f"{left} and are in no table below"))
         suite = harness.suite.name
         outcomes = Outcomes.of(suite, results, images.ids, images.labels, images.classes, images.duplicate_of)
         board = Leaderboard.of([r.row for r in results], outcomes)
         write_atomically(run.path / "leaderboard.md", board.to_markdown().encode())
         self.sections.append(
-            ("mae_bench: leaderboard", f"{board.caption}\n\n{board.to_text()}\n\nResults: {shown(run.path)}")
+            ("mae_bench: leaderboard", f"{board.caption}\n\n{board.to_text()}\n\nResults: {harness.place}")
         )
         if notes := [*filter(None, self.notes.values()), *self.redone]:
             self.sections.append(("mae_bench: not resumed", "\n".join(notes)))

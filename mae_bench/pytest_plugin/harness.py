@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from mae_bench.claims import Finding
     from mae_bench.evidence import Evidence
     from mae_bench.executors.local import LocalExecutor
+    from mae_bench.mirror import Mirror
     from mae_bench.regression import Rule
     from mae_bench.store import RunDirectory
 
@@ -38,12 +39,14 @@ if TYPE_CHECKING:
 class Harness:
     """What one pytest session knows of its run: ``collected`` are the ids of its cells, ``represented`` maps models to
     the conditions whose representation it asks for, ``lacking`` are families that tests ask for and that have no cells.
+    ``mirror`` sends the files of the run to an object store where the run is to be there.
     """
 
     config: pytest.Config
     suite: SuiteEntry
     options: dict[str, Any]
     run_path: Path
+    mirror: Mirror | None = None
     registry: Registry = field(default_factory=Registry)
     collected: set[str] = field(default_factory=set)
     represented: dict[str, set[str]] = field(default_factory=dict)
@@ -76,11 +79,18 @@ class Harness:
             _check_for_cluster(config, options)
         worker = getattr(config, "workerinput", None)
         if worker is not None:
-            run_path = Path(worker["mae_run"])
             options["resume"] = worker.get("mae_resume", options["resume"])
-        else:
-            stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-            run_path = options["run"] or cls.root(config) / "results" / "runs" / f"{stamp}-{secrets.token_hex(2)}"
+            return cls(config, suite, options, Path(worker["mae_run"]))
+        if isinstance(options["run"], str):
+            from mae_bench.mirror import Mirror
+
+            try:
+                mirror = Mirror(options["run"])
+            except BenchError as error:
+                raise pytest.UsageError(f"--mae-run {error}") from error
+            return cls(config, suite, options, mirror.folder, mirror)
+        stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+        run_path = options["run"] or cls.root(config) / "results" / "runs" / f"{stamp}-{secrets.token_hex(2)}"
         return cls(config, suite, options, run_path)
 
     @staticmethod
@@ -219,7 +229,15 @@ class Harness:
         from mae_bench.store import RunDirectory
 
         is_worker = hasattr(self.config, "workerinput")
-        run = RunDirectory.create(self.run_path, resume=self.options["resume"] or is_worker)
+        resume = self.options["resume"] or is_worker
+        if self.mirror is not None:  # what an earlier session left here gives way to what is there
+            run = RunDirectory.create(self.run_path, resume=True)
+            run.hold()
+            self.mirror.check()
+            self.mirror.fetch(alone=True)
+            run.check(resume, self.mirror.url)
+            return run
+        run = RunDirectory.create(self.run_path, resume)
         if not is_worker:
             run.hold()
         return run
@@ -327,6 +345,15 @@ class Harness:
         if "run_directory" in vars(self) and not hasattr(self.config, "workerinput"):
             self.run_directory.remove_scratch()
             self.run_directory.release()
+            if self.mirror is not None and self.mirror.complete:
+                self.mirror.forget()
+
+    @property
+    def place(self) -> str:
+        """Where the run is, as a terminal may be given it."""
+        from mae_bench.markup import terminal_text
+
+        return terminal_text(self.mirror.url if self.mirror is not None else str(self.run_path))
 
     def deadline(self, cell: Cell) -> AbstractContextManager[None]:
         """Ends what ``cell`` does after ``--mae-cell-timeout`` seconds: it, or where nothing else helps this process,

@@ -61,7 +61,7 @@ OPTIONS = (
     Option("batch-size", "string", "auto", "images per forward pass, or auto", "N"),
     Option("seed", "int", 0, "of the degradations", "N"),
     Option("view", "string", "model", "resize and crop of the model, or one for all", "VIEW", ("model", "suite")),
-    Option("run", "path", None, "run directory (default results/runs/<run id>)", "DIR"),
+    Option("run", "path", None, "run directory (default results/runs/<run id>), or s3://bucket/folder", "DIR"),
     Option("resume", "bool", False, "reuse the finished cells of the run directory"),
     Option("shard", "string", None, "of what is selected, run the K-th of N parts, in a run of its own", "K/N"),
     Option("baseline", "path", None, "committed results to compare with (default results/<suite>), or none", "DIR"),
@@ -100,7 +100,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def value_of(config: pytest.Config, option: Option) -> Any:
     """The command line's value, else the ini file's, else the default. Paths on the command line are relative
-    to the working directory, those in an ini file to that file.
+    to the working directory, those in an ini file to that file; an address in an object store stays a string.
     """
     given = config.getoption(option.key)
     base = config.invocation_params.dir
@@ -115,6 +115,8 @@ def value_of(config: pytest.Config, option: Option) -> Any:
     if given is not None and option.choices and given not in option.choices:
         raise pytest.UsageError(f"--mae-{option.name} {given}: {near_name(str(given), option.choices)}")
     if option.kind == "path" and "://" in str(given):
+        if option.name == "run":
+            return str(given)
         raise pytest.UsageError(
             f"--mae-{option.name} {given}: give a folder; of an object store, one at which it is mounted"
         )

@@ -74,7 +74,7 @@ def interrupt_at(folders: Iterable[Path], number: int) -> None:
         nonlocal count
         count += 1
         if count == number:
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)  # here: what is sent to a process may come to any thread, and later
 
     watch(folders, interrupt)
 

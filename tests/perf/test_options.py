@@ -18,7 +18,7 @@ IMAGES = 512
 
 
 def test_predictions_that_an_option_changes_are_counted(monkeypatch: pytest.MonkeyPatch, one_thread: None) -> None:  # noqa: ARG001
-    name, lowered = "cnn_s0", "--mae-dtype bfloat16"
+    name, lowered = "mae_probe_s0", "--mae-dtype bfloat16"
     monkeypatch.setattr(options, "MODELS", (name,))
     monkeypatch.setattr(options, "IMAGES", IMAGES)
     monkeypatch.setattr(options, "TIMED", 1)

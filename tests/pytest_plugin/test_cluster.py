@@ -212,7 +212,6 @@ def test_a_worker_that_dies_is_told_of_and_what_it_left_is_run(
         (("--mae-executor", "ray", "--mae-ray-cpus", "3"), ["asks for 3 CPUs", "2 CPUs, 0 GPUs"]),
         (("--mae-executor", "ray", "--mae-device", "cuda"), ["asks for 1 CPU and 1 GPU", "--mae-device cpu"]),
         (("--mae-executor", "ray", "--mae-ray-address", "ray://head:10001"), ["ray://head:10001", "HOST:PORT"]),
-        (("--mae-executor", "ray", "--mae-run", "s3://bucket/run"), ["--mae-run s3://bucket/run", "mounted"]),
     ],
     ids=lambda value: "=".join(value[2:]) if value[0].startswith("--mae") else "",
 )
