@@ -139,9 +139,12 @@ DEGRADATIONS: dict[str, Degradation] = {
 }
 """Degradations whose levels are lengths, fractions or angles: each pattern in black, ``random_patch`` in every fill."""
 
+_VERSIONS = {"frost": 2}
+"""Of corruptions that have given other pixels before: frost, when each image had a texture of its own."""
+
 CORRUPTIONS: dict[str, Degradation] = {
     name: Degradation(
-        name, family, "severity", module=module, group=group, colour=name == "saturate"
+        name, family, "severity", _VERSIONS.get(name, 1), module, group, colour=name == "saturate"
     )
     for family, group, module, names in (
         ("imagenet_c", "noise", "noise", ("gaussian_noise", "shot_noise", "impulse_noise")),

@@ -1,4 +1,4 @@
-"""Textures of frost, made by a formula for each image in place of the photographs that ImageNet-C was made with.
+"""Textures of frost: crops of pictures that a formula paints in place of the photographs that ImageNet-C was made with.
 
 The published code crops one of five photographs, of which two are the same picture and none has a stated licence. Here
 each picture is a :class:`Look`: its colours are those of the photograph, and on it are noise in octaves of length,
@@ -10,7 +10,6 @@ it may be sampled at any scale.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
 
@@ -26,8 +25,11 @@ _OCTAVES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _SMALL_SCALE = 0.2
 """To what share of their size the published code shrinks the photographs for images of 32 pixels."""
 
-_CACHED_PIXELS = 224 * 224
-"""Pixels of textures that are made at a time on a CPU, so that what is worked on stays in the cache."""
+_PICTURE = 1024
+"""Pixels of a photograph along each side of a picture: about as many as the published ones have."""
+
+_BAND = 32
+"""Rows of a picture that are painted at a time, so that what is worked on stays in the cache."""
 
 Numbers = tuple[float, ...]
 
@@ -36,7 +38,8 @@ Numbers = tuple[float, ...]
 class Look:
     """What one photograph looks like. Lengths are in pixels of the photograph, values in shares of their range.
 
-    ``share`` of the images get it. Its colour is ``mean``, plus ``slope`` times the relief, plus a cast of standard
+    ``share`` of the images get a crop of its picture, that of many by their ``key`` whose crops are most like those of
+    the photograph. Its colour is ``mean``, plus ``slope`` times the relief, plus a cast of standard
     deviation ``cast``. The relief is noise, of standard deviation ``noise`` per octave, and two generations of
     ``crystals`` and creases of depth ``crease``, all stronger in some places than in others by ``patchiness`` of
     themselves; its histogram of standard deviation ``deviation`` is made steeper on one side by ``skew``.
@@ -48,6 +51,7 @@ class Look:
     """
 
     share: float
+    key: int
     mean: Numbers
     slope: Numbers
     cast: Numbers
@@ -61,25 +65,25 @@ class Look:
 
 LOOKS = (
     Look(
-        share=0.2, mean=(0.303, 0.575, 0.648), slope=(1.392, 0.863, 0.676), cast=(0.0365, -0.013, -0.03),
+        share=0.2, key=20, mean=(0.303, 0.575, 0.648), slope=(1.392, 0.863, 0.676), cast=(0.0365, -0.013, -0.03),
         noise=(0.041, 0, 0, 0.007, 0.011, 0.02, 0.03, 0, 0.057),
         crystals=((34, 32, 14, 0, 7, 0, 0, 0.02, 0, 0.03), (12, 11, 2.5, 0, 4, 0, 0, 0, 0, 0.08)),
         crease=0.04, patchiness=0.7, deviation=0.068, skew=0.04,
     ),
     Look(
-        share=0.4, mean=(0.764, 0.782, 0.82), slope=(0.973, 1.004, 1.038), cast=(0.005, -0.001, -0.0065),
+        share=0.4, key=77, mean=(0.764, 0.782, 0.82), slope=(0.973, 1.004, 1.038), cast=(0.005, -0.001, -0.0065),
         noise=(0, 0.033, 0.027, 0.019, 0, 0, 0, 0.042, 0.012),
         crystals=((44, 43, 11, 5, 3, 0.5, 0.03, 0.12, 0.06, 0.14), (20, 19, 3.5, 4, 3, 0.5, -0.03, 0.14, 0.04, 0.14)),
         crease=0, patchiness=0.4, deviation=0.076, skew=-0.15,
     ),
     Look(
-        share=0.2, mean=(0.554, 0.613, 0.665), slope=(0.99, 0.994, 1.038), cast=(0.004, 0.002, -0.012),
+        share=0.2, key=94, mean=(0.554, 0.613, 0.665), slope=(0.99, 0.994, 1.038), cast=(0.004, 0.002, -0.012),
         noise=(0.037, 0.051, 0, 0.019, 0.019, 0, 0, 0.036, 0.025),
         crystals=((28, 27, 8, 25, 3.5, 0.7, 0, 0.11, 0.05, 0.18), (6, 5.5, 1.6, 0, 4, 0, 0, 0.22, 0, 0.25)),
         crease=0, patchiness=0.4, deviation=0.105, skew=-0.06,
     ),
     Look(
-        share=0.2, mean=(0.306, 0.351, 0.4), slope=(1.01, 0.997, 0.974), cast=(0.0033, -0.0005, -0.0055),
+        share=0.2, key=35, mean=(0.306, 0.351, 0.4), slope=(1.01, 0.997, 0.974), cast=(0.0033, -0.0005, -0.0055),
         noise=(0, 0.065, 0.04, 0, 0.032, 0.02, 0, 0, 0.069),
         crystals=((42, 41, 11, 55, 3.5, 0.7, 0.1, 0.08, 0.04, 0.16), (18, 18, 5, 55, 3.2, 0.7, 0.1, 0.08, 0.035, 0.16)),
         crease=0, patchiness=0.4, deviation=0.142, skew=0,
@@ -102,74 +106,91 @@ def photograph_scale(side: int) -> float:
 
 
 def frost_texture(keys: Tensor, seed: int, size: tuple[int, int], scale: float) -> Tensor:
-    """(B, 3, H, W) in [0, 1]: for each image a texture of ``size`` (H, W), ``scale`` of its pixels per pixel of a
-    photograph. Where that is below 1, single points are taken, as the published code does.
+    """(B, 3, H, W) in [0, 1]: for each image a crop of ``size`` (H, W) of a picture, with ``scale`` of its pixels per
+    pixel of a photograph. Where that is below 1, single points are taken, as the published code does.
+
+    Raises:
+        ValueError: a crop would be larger than a picture.
     """
-    drawn = (
-        random_uniform(keys, 1, seed, "frost"),
-        *(_octave_draws(keys, seed, size, scale, spacing) for spacing in _OCTAVES),
-        *(_crystal_draws(keys, seed, size, scale, generation) for generation in (0, 1)),
-    )
-    at_a_time = max(1, _CACHED_PIXELS // math.prod(size)) if keys.device.type == "cpu" else max(1, len(keys))
-    parts = zip(*(torch.split(numbers, at_a_time) for numbers in drawn), strict=True)
-    return torch.cat([_texture(size, scale, part[0][:, 0], part[1:-2], part[-2:]) for part in parts])
-
-
-def _texture(
-    size: tuple[int, int], scale: float, chance: Tensor, lattices: Sequence[Tensor], crystals_drawn: Sequence[Tensor]
-) -> Tensor:
-    """(B, 3, H, W): the texture that follows from what was drawn for its look, each octave and each generation."""
-    device = chance.device
-    shares = torch.tensor([look.share for look in LOOKS], device=device).cumsum(0)
-    which = torch.bucketize(chance, shares[:-1], right=True)
-    mean, slope, cast, noise, crystals, crease, patchiness, deviation, skew = (
-        torch.tensor([getattr(look, field.name) for look in LOOKS], device=device)[which][..., None, None]
-        for field in fields(Look)[1:]
-    )
-    octaves = torch.stack(
-        [_octave(drawn, size, scale, spacing) for drawn, spacing in zip(lattices, _OCTAVES, strict=True)], 1
-    )
-    detail = crease * (_creases(octaves[:, 2:5].mean(1)) + _creases(octaves[:, 3:6].mean(1)))
-    for generation, (drawn, numbers) in enumerate(zip(crystals_drawn, crystals.unbind(1), strict=True)):
-        detail = detail + _crystals(drawn, size, scale, generation, numbers, octaves[:, 4])
-    patches = (1 + patchiness * octaves[:, 6:8].sum(1) / math.sqrt(2)).clamp(min=0)
-    relief = torch.einsum("bo,bohw->bhw", noise[..., 0, 0], octaves) + patches * detail
-    relief = relief + skew * (relief**2 / deviation - deviation)
-    # upside down, the same noise has nothing to do with the relief
-    tint = octaves[:, 4:8].sum(1).flip(1) / 2
-    return (mean + slope * relief[:, None] + cast * tint[:, None]).clamp(0, 1)
-
-
-def _places(side: int, scale: float, unit: Tensor | float, device: torch.device) -> Tensor:
-    """Centres of the pixels of a line, in ``unit`` pixels of a photograph."""
-    return (torch.arange(side, device=device) + 0.5) / scale / unit
-
-
-def _octave_draws(keys: Tensor, seed: int, size: tuple[int, int], scale: float, spacing: int) -> Tensor:
-    """(B, N, M) uniform numbers, one for each point of an octave."""
-    height, width = (math.ceil(side / scale / spacing) + 1 for side in size)
-    return random_uniform(keys, height * width, seed, f"frost_octave_{spacing}").view(-1, height, width)
-
-
-def _octave(drawn: Tensor, size: tuple[int, int], scale: float, spacing: int) -> Tensor:
-    """(B, H, W) smooth noise of mean 0 and standard deviation 1: random values, ``drawn`` from [0, 1), at points
-    ``spacing`` pixels of a photograph apart, and between them by Hermite's cubic.
-    """
+    painted = pictures(scale, keys.device)
+    room = [whole - side + 1 for whole, side in zip(painted.shape[2:], size, strict=True)]
+    if min(room) < 1:
+        raise ValueError(f"frost of {size[0]}x{size[1]} pixels is larger than its picture of {painted.shape[2]}")
+    which, above, before = random_uniform(keys, 3, seed, "frost").T.contiguous()
+    limits = torch.tensor([look.share for look in LOOKS], device=keys.device).cumsum(0)[:-1]
+    which = torch.bucketize(which, limits, right=True)
     rows, columns = (
-        _hermite(side, scale, spacing, points, drawn.device) for side, points in zip(size, drawn.shape[1:], strict=True)
+        (share * free).long()[:, None] + torch.arange(side, device=keys.device)
+        for share, free, side in zip((above, before), room, size, strict=True)
     )
-    # the variance of a value is 1/3, the sum of squared weights along each direction 26/35 on average
-    return (rows @ (2 * drawn - 1) @ columns.mT).mul_(math.sqrt(3) * 35 / 26)
+    # colours come last, so that each pixel is one piece of memory
+    crops = painted.movedim(1, -1)[which[:, None, None], rows[:, :, None], columns[:, None]]
+    return crops.movedim(-1, 1).contiguous().float().div_(255)
 
 
-@lru_cache(maxsize=32)
-def _hermite(side: int, scale: float, spacing: int, points: int, device: torch.device) -> Tensor:
-    """(side, points): the weight of each point in each pixel of a line."""
-    # what is kept may be used in another mode than the one that it is made in
+@lru_cache(maxsize=4)
+def pictures(scale: float, device: torch.device) -> Tensor:
+    """(4, 3, N, N) uint8: a picture of each look, with ``scale`` of its pixels per pixel of a photograph.
+
+    >>> pictures(0.2, torch.device("cpu")).shape
+    torch.Size([4, 3, 204, 204])
+    """
+    # what is kept may be used in another mode than the one that it is made in, and is the same on every device
     with torch.inference_mode(False):
-        distance = (_places(side, scale, spacing, device)[:, None] - torch.arange(points, device=device)).abs()
-        distance = distance.clamp(max=1)
-        return 1 - distance**2 * (3 - 2 * distance)
+        # centres of the pixels, in pixels of a photograph
+        places = (torch.arange(int(_PICTURE * scale)) + 0.5) / scale
+        painted = torch.cat([_picture(look, places) for look in range(len(LOOKS))])
+        return painted.contiguous(memory_format=torch.channels_last).to(device)
+
+
+def _picture(look: int, places: Tensor) -> Tensor:
+    """(1, 3, N, N) uint8: the picture of a look at so many ``places`` (N,) down and across."""
+    key = torch.tensor([LOOKS[look].key])
+    mean, slope, cast, noise, crystals, crease, patchiness, deviation, skew = (
+        torch.tensor([getattr(LOOKS[look], field.name)])[..., None, None] for field in fields(Look)[2:]
+    )
+    lattices = [_lattice(key, spacing, places) for spacing in _OCTAVES]
+    crystals_drawn = [_crystal_draws(key, generation) for generation in (0, 1)]
+    painted = []
+    for rows in torch.split(places, _BAND):
+        octaves = torch.stack(
+            [_octave(lattice, rows / spacing) for lattice, spacing in zip(lattices, _OCTAVES, strict=True)], 1
+        )
+        detail = crease * (_creases(octaves[:, 2:5].mean(1)) + _creases(octaves[:, 3:6].mean(1)))
+        for drawn, numbers in zip(crystals_drawn, crystals.unbind(1), strict=True):
+            detail = detail + _crystals(drawn, rows, places, numbers, octaves[:, 4])
+        patches = (1 + patchiness * octaves[:, 6:8].sum(1) / math.sqrt(2)).clamp(min=0)
+        relief = torch.einsum("bo,bohw->bhw", noise[..., 0, 0], octaves) + patches * detail
+        relief = relief + skew * (relief**2 / deviation - deviation)
+        # upside down, the same noise has nothing to do with the relief
+        tint = torch.stack([_octave(lattices[i], (_PICTURE - rows) / _OCTAVES[i]) for i in range(4, 8)]).sum(0) / 2
+        colours = mean + slope * relief[:, None] + cast * tint[:, None]
+        painted.append(colours.clamp(0, 1).mul(255).round().byte())
+    return torch.cat(painted, 2)
+
+
+def _lattice(key: Tensor, spacing: int, columns: Tensor) -> Tensor:
+    """(1, N, W) smooth noise along lines that are ``spacing`` pixels of a photograph apart, at the places ``columns``
+    (W,): of a standard deviation that leaves 1 between the lines.
+    """
+    points = math.ceil(_PICTURE / spacing) + 1
+    drawn = random_uniform(key, points * points, 0, f"frost_octave_{spacing}").view(1, points, points)
+    # the variance of a value is 1/3, the sum of squared weights along each direction 26/35 on average
+    return ((2 * drawn - 1) @ _hermite(columns / spacing, range(points)).mT).mul_(math.sqrt(3) * 35 / 26)
+
+
+def _octave(lattice: Tensor, rows: Tensor) -> Tensor:
+    """(B, H, W) smooth noise of mean 0 and standard deviation 1 at the places ``rows`` (H,), in lines of the lattice:
+    random values at its points, and between them Hermite's cubic.
+    """
+    lines = range(int(rows.min()), int(rows.max()) + 2)
+    return _hermite(rows, lines) @ lattice[:, lines.start : lines.stop]
+
+
+def _hermite(places: Tensor, points: range) -> Tensor:
+    """(H, points): the weight of each point at each place."""
+    distance = (places[:, None] - torch.arange(points.start, points.stop)).abs().clamp(max=1)
+    return 1 - distance**2 * (3 - 2 * distance)
 
 
 def _creases(fold: Tensor) -> Tensor:
@@ -178,32 +199,22 @@ def _creases(fold: Tensor) -> Tensor:
     return steep * (0.5 - steep**2 / 2).exp()
 
 
-def _crystal_draws(keys: Tensor, seed: int, size: tuple[int, int], scale: float, generation: int) -> Tensor:
-    """(B, 2 + 4 * cells) uniform numbers: where the cells begin, and four for each of them."""
-    height, width = _cells(size, scale, generation)
-    return random_uniform(keys, 2 + 4 * height * width, seed, f"frost_crystals_{generation}")
-
-
-def _cells(size: tuple[int, int], scale: float, generation: int) -> tuple[int, int]:
-    """A cell and up to another one around what is seen, whose crystals reach into it, down and across."""
+def _crystal_draws(key: Tensor, generation: int) -> Tensor:
+    """(1, 2 + 4 * cells) uniform numbers: where the cells begin, and four for each of them. They are a cell and up to
+    another one around the picture, whose crystals reach into it.
+    """
     smallest = min(look.crystals[generation][0] for look in LOOKS)
-    height, width = (math.floor(side / scale / smallest) + 4 for side in size)
-    return height, width
+    return random_uniform(key, 2 + 4 * (math.floor(_PICTURE / smallest) + 4) ** 2, 0, f"frost_crystals_{generation}")
 
 
-def _crystals(
-    draws: Tensor, size: tuple[int, int], scale: float, generation: int, numbers: Tensor, bend: Tensor
-) -> Tensor:
-    """(B, H, W) relief of one generation of crystals, as the ``draws`` and the ``numbers`` (B, 10, 1, 1) of their looks
-    say, with barbs that are displaced by ``bend`` (B, H, W) pixels.
+def _crystals(draws: Tensor, rows: Tensor, columns: Tensor, numbers: Tensor, bend: Tensor) -> Tensor:
+    """(B, H, W) relief of one generation of crystals at the places ``rows`` (H,) and ``columns`` (W,), as the ``draws``
+    and the ``numbers`` (B, 10, 1, 1) of their looks say, with barbs that are displaced by ``bend`` (B, H, W) pixels.
     """
     cell, length, width, angle, spacing, indent, cover, facet, barb, bevel = numbers.unbind(1)
-    rows, columns = (
-        1 + draws[:, axis, None] + _places(side, scale, cell[:, 0], draws.device) for axis, side in enumerate(size)
-    )
-    crystals = draws[:, 2:].view(-1, 4, *_cells(size, scale, generation))
-    if draws.device.type == "cpu":
-        crystals = crystals[..., : int(rows.max()) + 2, : int(columns.max()) + 2]
+    rows, columns = (1 + draws[:, axis, None] + places / cell[:, 0] for axis, places in enumerate((rows, columns)))
+    cells = math.isqrt((draws.shape[1] - 2) // 4)
+    crystals = draws[:, 2:].view(-1, 4, cells, cells)[..., : int(rows.max()) + 2, : int(columns.max()) + 2]
     along, across, tone = _uppermost(crystals, rows, columns, cell / length, cell / width)
     phase = (across.abs() * width * angle.deg2rad().cos() - along * length * angle.deg2rad().sin()) / spacing
     # crystals differ in the spacing of their barbs and in where these begin

@@ -65,10 +65,9 @@ GOALS = {
                       on="cuda"),
     "corruptions": Goal("the 15 corruptions of ImageNet-C against imagecorruptions with numba, in sum", "corruptions",
                         5, True, why="The noises draw numbers that belong to the image, ten rounds of arithmetic for "
-                        "four of them; frost and glass blur take most of the rest."),
+                        "four of them; glass and zoom blur take most of the rest."),
     "each corruption": Goal("the slowest of them against imagecorruptions", "corruptions", 1, True,
-                            why="Frost is made by a formula for each image, where the peer cuts it from one of five "
-                            "photographs. Pixelate and JPEG compression are Pillow's on both sides, and here what "
+                            why="Pixelate and JPEG compression are Pillow's on both sides, and here what "
                             "comes as float and goes as float is bytes in between."),
     "harness": Goal("harness cost of a cell", "harness", 5, unit="ms",
                     why="What pytest takes for a test that does nothing is a part of it, and so are the degradation "

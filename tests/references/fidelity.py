@@ -391,7 +391,9 @@ def texture_distance(look: int, side: int, count: int) -> TextureDistance:
     """Of ``count`` textures of ``side`` pixels from what is known of the published photographs, which are not here."""
     setting = setting_of(16 * count, side)
     shares = torch.tensor([each.share for each in LOOKS]).cumsum(0)[:-1]
-    which = torch.bucketize(random_uniform(setting.keys, 1, setting.seed, "frost")[:, 0], shares, right=True)
+    which = torch.bucketize(
+        random_uniform(setting.keys, 3, setting.seed, "frost")[:, 0].contiguous(), shares, right=True
+    )
     keys = setting.keys[which == look][:count]
     textures = [frost_texture(some, setting.seed, (side, side), photograph_scale(side)) for some in keys.split(20)]
     found = statistics_of(torch.cat(textures).movedim(1, -1).double().numpy())
@@ -447,8 +449,8 @@ expected below {smallest:g}; *equal in distribution* below means that none is.
 """
 
 TEXTURE_READING = """\
-Frost has no other published draws, since the photographs that it was made with have no stated licence. Its procedural
-textures, the same at every severity, {counts} of each look, are compared with what is known of crops of each
+Frost has no other published draws, since the photographs that it was made with have no stated licence. Crops of its
+painted pictures, the same at every severity, {counts} of each look, are compared with what is known of crops of each
 photograph: *mean* and *quantile* are the largest differences, in steps of 8 bits, of the mean colour and of a quantile
 of the luma, *correlation* that of two channels; *deviation* and *octave* the ratios, of a channel's deviation and of
 the luma's in an octave of frequency, that are farthest from 1.
@@ -488,7 +490,7 @@ NOTES = {
     ),
     "frost": (
         "Given a texture, equal. The textures differ by nature: the published code crops photographs without a stated "
-        "licence, here a formula draws as many looks. The last table says how near their colours, contrasts and "
+        "licence, here of pictures that a formula paints. The last table says how near their colours, contrasts and "
         "spectra are; no chances are computed, since the photographs are not at hand."
     ),
     "fog": "Equal given the deviations of the diamond-square map, and equal in distribution.",
