@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ from mae_bench.indicators.profile import Record, profile
 from mae_bench.joint_pass import joint_pass
 from mae_bench.machine import libraries, machine, version_of
 from mae_bench.models.pool import LoadedModel
+from mae_bench.models.recorded import Forward, Recorded, on_gpu
 from mae_bench.models.taps import KINDS, Features
 from mae_bench.reference import CleanSide, Key, Reference, to_device
 from mae_bench.representation import (
@@ -74,7 +75,8 @@ class Settings:
     """How cells are evaluated. ``limit`` 0 means all images, ``batch_size`` 0 means automatic; ``suite_view``
     forces the suite's view on every model; ``jackknife`` asks clean representations for values without each tenth
     of the images, which costs their separability ten times over; ``compiles`` has torch compile what it can of a model;
-    ``memory_format`` is one of :data:`mae_bench.models.pool.MEMORY_FORMATS`.
+    ``memory_format`` is one of :data:`mae_bench.models.pool.MEMORY_FORMATS`; ``graphs`` has a GPU play back forward
+    passes (:mod:`mae_bench.models.recorded`), which changes no number.
     """
 
     device: str = "cpu"
@@ -87,6 +89,7 @@ class Settings:
     jackknife: bool = False
     compiles: bool = False
     memory_format: str = "auto"
+    graphs: bool = False
 
     @property
     def arithmetic(self) -> str:
@@ -155,6 +158,9 @@ class Evaluation:
         self._decoded: dict[tuple[str, int], Decoded] = {}
         self._card: Tensor | None = None
         self._attended: Salience | None = None
+        self._network: Forward = (
+            Recorded(self._pass_through, partial(on_gpu, self.device)) if settings.graphs else self._pass_through
+        )
 
     @property
     def clean(self) -> CellResult:
@@ -293,6 +299,8 @@ class Evaluation:
     def close(self) -> None:
         """Remove the clean features from disk; another cell would need another clean pass."""
         self._clean = self._reference = self._clean_collector = self._card = None
+        if isinstance(self._network, Recorded):
+            self._network.clear()
         if self._folder is not None:
             for known in [known for known in self._decoded if known[0]]:
                 del self._decoded[known]
@@ -666,13 +674,20 @@ class Evaluation:
         hidden = self._hidden_tokens(name, level, start, stop)
         images = self.degraded(name, level, start, stop)
         kept = 0 if hidden is None else hidden.shape[1] - dropped_tokens(level.value, hidden.shape[1])
-        dropping = taps.dropping(hidden, kept) if hidden is not None else nullcontext()
-        with taps.capture(patches, attention=maps and hidden is None) as features, dropping:
-            logits = self.logits(images)
-        # an image whose features are not finite has no outcome, however finite what the network made of them
-        logits = logits.masked_fill(~_finite(features, logits)[:, None], torch.nan)
+        if hidden is None:
+            logits, features = self._network(images, patches, maps)
+        else:
+            with taps.dropping(hidden, kept):
+                logits, features = self._pass_through(images, patches, False)
         side = None if hidden is None else self._side_of_kept(reference, images, hidden, kept, patches)
         return logits, features, side
+
+    def _pass_through(self, images: Tensor, patches: bool, maps: bool) -> tuple[Tensor, Features]:
+        """Logits and features of ``images`` (B, C, H, W)."""
+        with self.model.taps.capture(patches, attention=maps) as features:
+            logits = self.logits(images)
+        # an image whose features are not finite has no outcome, however finite what the network made of them
+        return logits.masked_fill(~_finite(features, logits)[:, None], torch.nan), features
 
     def _halve(self, images: int, why: str) -> None:
         """Go on with half of the ``images`` for which memory ran out; ``why`` is what was said of it.
@@ -686,6 +701,8 @@ class Evaluation:
                 f"image ({why}); use another device, a smaller model, or --mae-dtype bfloat16"
             )
         self._batch_size = images // 2
+        if isinstance(self._network, Recorded):
+            self._network.clear()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 

@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -26,8 +27,23 @@ class ScratchError(BenchError):
 
 
 def to_device(values: Tensor, device: torch.device) -> Tensor:
-    """``values`` on ``device``; a GPU is sent them from pinned memory, without waiting for it."""
-    return values if device.type != "cuda" else values.pin_memory().to(device, non_blocking=True)
+    """``values`` on ``device``. A GPU is sent them from pinned memory, without waiting for it, and by a stream of their
+    own, so that they come while it still works on what came before.
+    """
+    if device.type != "cuda":
+        return values
+    copies, work = _copies(device), torch.cuda.current_stream(device)
+    with torch.cuda.stream(copies):
+        sent = values.pin_memory().to(device, non_blocking=True)
+    work.wait_stream(copies)
+    sent.record_stream(work)  # whose memory is not to be taken before the work on it is done
+    return sent
+
+
+@cache
+def _copies(device: torch.device) -> torch.cuda.Stream:
+    stream: torch.cuda.Stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    return stream
 
 
 def mapped(path: Path, shape: tuple[int, ...], dtype: type) -> np.memmap:

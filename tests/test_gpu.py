@@ -21,6 +21,7 @@ from mae_bench.models.registry import ModelEntry
 from mae_bench.models.zoo import bundled
 from mae_bench.perf.degradations import setting_of
 from mae_bench.randomness import random_normal, random_uniform, random_words
+from mae_bench.reference import to_device
 from mae_bench.suites import SUITES
 
 pytestmark = pytest.mark.gpu
@@ -95,9 +96,9 @@ def evaluated(cuda: torch.device, tmp_path_factory: pytest.TempPathFactory) -> C
     suite = SUITES["fashion_mnist"].load(None)
     cells = [("random_patch", Level(0.5)), ("gaussian_blur", Level(1.5)), ("fog", Level(3.0, severity=True))]
 
-    def run(name: str, device: torch.device, dtype: str) -> list[Any]:
+    def run(name: str, device: torch.device, dtype: str, graphs: bool = False) -> list[Any]:
         model = Pool(str(device)).load(ModelEntry(name), lambda: bundled(name))
-        settings = Settings(device=str(device), dtype=dtype, limit=1024)
+        settings = Settings(device=str(device), dtype=dtype, limit=1024, graphs=graphs)
         evaluation = Evaluation(suite, model, settings, tmp_path_factory.mktemp("scratch"), "run")
         try:
             return [evaluation.clean, *(evaluation.run(*cell) for cell in cells)]
@@ -116,6 +117,26 @@ def test_predictions_in_float32_are_those_of_the_cpu_but_for_near_ties(
     ):
         turned = int((on_cpu.prediction != on_gpu.prediction).sum())
         assert turned <= on_cpu.row.near_ties + (on_cpu.row.n * STATED_SHARE if "fog" in on_cpu.row.condition else 0)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", ["mae_ft_s0", "cnn_s0"])
+def test_what_is_played_back_is_what_was_recorded(
+    evaluated: Callable[..., Any], cuda: torch.device, name: str, dtype: str
+) -> None:
+    for plain, played in zip(evaluated(name, cuda, dtype), evaluated(name, cuda, dtype, graphs=True), strict=True):
+        assert (plain.prediction == played.prediction).all()
+        assert played.indicators == plain.indicators
+
+
+def test_what_is_sent_is_what_arrives_whatever_the_gpu_is_at(cuda: torch.device) -> None:
+    sent = [torch.full((1 << 22,), float(number)) for number in range(20)]
+    busy = torch.rand(4096, 4096, device=cuda)
+    totals = []
+    for values in sent:
+        busy = (busy @ busy).clamp(0, 1)
+        totals.append(to_device(values, cuda).double().sum())
+    assert [float(total) for total in totals] == [number * float(1 << 22) for number in range(20)]
 
 
 def test_bfloat16_ranks_models_as_float32_does(evaluated: Callable[..., Any], cuda: torch.device) -> None:

@@ -65,6 +65,14 @@ class Features:
             {key: value[images] for key, value in self.heads.items()},
         )
 
+    def clone(self) -> Features:
+        """The same in memory of its own."""
+        return Features(
+            {key: value.clone() for key, value in self.tokens.items()},
+            {key: value.clone() for key, value in self.heads.items()},
+            {key: value.clone() for key, value in self.attention.items()},
+        )
+
     @property
     def patches(self) -> Features:
         """Tokens and heads of the ``patch`` kind alone."""

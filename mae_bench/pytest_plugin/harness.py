@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from mae_bench.store import RunDirectory
 
 
+NO_GRAPHS = "--mae-cuda-graphs: this run is on a CPU, which has none; leave it out, or use --mae-device cuda"
+
+
 @dataclass
 class Harness:
     """What one pytest session knows of its run: ``collected`` are the ids of its cells, ``represented`` maps models to
@@ -65,6 +68,8 @@ class Harness:
             raise pytest.UsageError(f"--mae-device {options['device']}: {hint}")
         if not re.fullmatch(r"auto|[1-9]\d*", options["batch-size"]):
             raise pytest.UsageError(f"--mae-batch-size {options['batch-size']}: give auto or a positive number")
+        if options["cuda-graphs"] and options["device"] == "cpu":
+            raise pytest.UsageError(NO_GRAPHS)
         for name, bound in (("limit", 2**31), ("seed", 2**32)):
             if options[name] is not None and not 0 <= options[name] < bound:
                 raise pytest.UsageError(f"--mae-{name} {options[name]}: give a number from 0 to {bound - 1}")
@@ -265,6 +270,8 @@ class Harness:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         told: dict[str, Any] = getattr(self.config, "workerinput", {})
         device = resolved_device(self.options["device"], told.get("mae_place", 0))
+        if self.options["cuda-graphs"] and device == "cpu":
+            raise BenchError(NO_GRAPHS)
         settings = Settings(
             device=device,
             dtype=resolved_dtype(self.options["dtype"], device),
@@ -276,6 +283,7 @@ class Harness:
             jackknife=self.options["full"],
             compiles=self.options["compile"],
             memory_format=self.options["memory-format"],
+            graphs=self.options["cuda-graphs"],
         )
         run = RunDirectory(self.run_path)  # made when the first cell runs
         return LocalExecutor(

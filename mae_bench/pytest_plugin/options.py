@@ -50,6 +50,7 @@ OPTIONS = (
         ("auto", "float32", "bfloat16", "float16"),
     ),
     Option("compile", "bool", False, "have torch compile what lies between the taps of a model"),
+    Option("cuda-graphs", "bool", False, "have a GPU play back forward passes that are recorded once"),
     Option(
         "memory-format",
         "string",

@@ -36,6 +36,7 @@ def said(result: pytest.RunResult) -> str:
         (("--mae-view", "models"), ("--mae-view models", "did you mean model?", "suite")),
         (("--mae-device", "cud"), ("--mae-device cud", "did you mean cuda?")),
         (("--mae-device", "cuda:x"), ("--mae-device cuda:x", "did you mean cuda")),
+        (("--mae-cuda-graphs", "--mae-device", "cpu"), ("--mae-cuda-graphs", "this run is on a CPU")),
         (("--mae-batch-size", "0"), ("--mae-batch-size 0", "auto or a positive number")),
         (("--mae-batch-size", "-64"), ("--mae-batch-size -64", "auto or a positive number")),
         (("--mae-batch-size", "many"), ("--mae-batch-size many", "auto or a positive number")),
