@@ -90,6 +90,7 @@ def arguments(address: str, run: str = "run") -> tuple[str, ...]:
     return "--mae-executor", "ray", "--mae-ray-address", address, "--mae-run", run
 
 
+LEVELS = {"gaussian_blur": ("1.00", "3.00", "6.00"), "box_blur": ("3.50", "10.50", "21.00")}
 KINDS = ("failure", "error", "skipped")
 """What junit.xml has in a test that did not pass."""
 
@@ -175,6 +176,24 @@ def test_killed_workers_are_counted_and_what_they_left_is_run(project: Project, 
     del rows["bright-gaussian_blur-3.00"]
     assert project.rows() == rows
     assert "1 of 6 cells have no result" in said(result)
+
+
+def test_fifty_deaths_lose_nothing(project: Project, address: str) -> None:
+    models = [f"model{number}" for number in range(9)]
+    blurs = [f"{kind}-{level}" for kind, levels in LEVELS.items() for level in levels]
+    cells = [f"{model}-{blur}" for model in models for blur in blurs]
+    assert len(cells) == 54
+    mortals(project, {}, *models)
+    chosen = ("-k", " or ".join(LEVELS), "--mae-baseline", "none")
+    assert project.run(*chosen, "--mae-run", "serial").ret == 0
+    (project.path / "log.txt").unlink()
+    project.write("deaths.json", json.dumps(dict.fromkeys(cells, 1)))
+    result = project.run(*chosen, *arguments(address))
+    assert result.ret == 0
+    assert result.parseoutcomes()["passed"] == 54
+    assert account(project)["workers_died"] == 54
+    assert {cell: project.log.count(f"try {cell}") for cell in cells} == dict.fromkeys(cells, 2)
+    assert project.rows() == project.rows("serial")
 
 
 @pytest.mark.parametrize("deaths", [0, 1])
