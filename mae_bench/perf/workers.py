@@ -15,7 +15,8 @@ from mae_bench.perf.timing import Spread, ratio
 
 SECTION = "workers"
 MODELS = ("mae_ft_s0", "supervised_s0")
-IMAGES = 512
+IMAGES = 1024
+"""As many as a cell of the bundled suite has where nothing else is said."""
 PAIRS = 3
 """Of which each starts five interpreters."""
 CONFTEST = """
@@ -66,7 +67,7 @@ def measured(conditions: Conditions) -> Findings:
         for workers in (1, 2)[:: -1 if turn % 2 else 1]:
             spans[workers].append(_span(workers, cores[:workers], IMAGES))
             rates[workers].append(_rate(cores[:workers]))
-    case = f"{' and '.join(MODELS)}, blur"
+    case = f"{' and '.join(MODELS)}, blur, {IMAGES:,} images"
     found = [
         Measurement.of(SECTION, case, f"{workers} worker{'s' * (workers > 1)}", "s", Spread.of(each))
         for workers, each in spans.items()
