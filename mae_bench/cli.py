@@ -346,6 +346,32 @@ def merge(
 
 
 @app.command()
+def report(
+    run: Annotated[list[Path], typer.Argument(help="Run directory, or several that can be merged.")],
+    out: Annotated[Path | None, typer.Option(help="Page to write (default report.html in the one run).")] = None,
+    data: Annotated[Path | None, typer.Option(help="Directory of the suite's images (default as it ran).")] = None,
+) -> None:
+    """Write the page of a run: standings, where each model breaks, what changed, what happens inside. It is one file,
+    which needs no network.
+
+    Examples: mae-bench report results/runs/july; mae-bench report runs/a runs/b --out both.html
+    """
+    import tempfile
+
+    with _reported("report"), tempfile.TemporaryDirectory() as folder:
+        from mae_bench.merge import merge as write_merged
+        from mae_bench.report import write_report
+
+        whole = run[0]
+        if len(run) > 1:
+            if out is None:
+                raise BenchError("several runs have no place for a page: name one with --out FILE")
+            whole = write_merged(run, Path(folder) / " and ".join(dict.fromkeys(path.name for path in run))).path
+        written = write_report(whole, out, data)
+    typer.echo(terminal_text(str(written)))
+
+
+@app.command()
 def verify(run: Annotated[Path, typer.Argument(help="Run directory.")]) -> None:
     """Check that a run is whole: every file as it was written and in its place, numbers that agree with images and
     tables, nothing missing that was planned.

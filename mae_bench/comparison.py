@@ -15,6 +15,8 @@ from mae_bench.regression import Judgement, Rule, Shift, Verdict, certain_shifts
 from mae_bench.rows import CellResult
 from mae_bench.statistics import detectable_drop
 
+COMPARISON = "comparison.json"
+"""What a run keeps of its comparison, for its report."""
 MOST_LINES = 100
 """Lines of a table in Markdown, so that a page stays within what a job's summary may hold."""
 

@@ -200,7 +200,8 @@ class Evaluation:
         assert self.clean is not None
         collector = self._collector(name, level) if f"{name}-{level}" in self.represented else None
         self._pixels(name, level, self.images)  # what is stored is decoded before the clock starts
-        if self.joint is not None and collector is None:
+        # parts are of one block, and so is each forward pass of them
+        if self.joint is not None and collector is None and self.batch_size <= BLOCK:
             shard, seconds = joint_pass(
                 self.joint,
                 self._all_that_decides(name, level),
@@ -886,7 +887,8 @@ class Evaluation:
         flipped = prediction != self.reference.prediction
         records = []
         for name in FORETELLING:
-            values = torch.cat([shard.scores[block][name] for block in sorted(shard.scores)]).cpu().numpy()
+            # those of a block that another process made are on the host
+            values = torch.cat([shard.scores[block][name].cpu() for block in sorted(shard.scores)]).numpy()
             area = auc(-values, flipped)
             record = Record(f"{name}_flip_auc", self.model.taps.blocks, None, ROW_KIND, reason="too_few_flips")
             if area is not None:

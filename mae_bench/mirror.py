@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ from mae_bench.file_names import file_name
 from mae_bench.images import cache_folder
 from mae_bench.store import LOCK, SESSION
 
-OWN = ("scratch", LOCK, SESSION)
+UNSENT = ".unsent"
+"""Says that something in the folder could not be sent."""
+OWN = ("scratch", LOCK, SESSION, UNSENT)
 """What of a run directory concerns this machine alone, and is not mirrored."""
 
 
@@ -47,7 +50,7 @@ class Mirror:
         """
         protocol, _, place = url.partition("://")
         name = place.rstrip("/").rpartition("/")[2]
-        if not name:
+        if name in ("", ".", ".."):
             raise MirrorError(f"{url}: name a folder in it, as s3://bucket/runs/july")
         self.url = f"{protocol}://{place.rstrip('/')}"
         self.folder = folder or cache_folder() / "mirrors" / key(self.url) / name
@@ -63,49 +66,51 @@ class Mirror:
                 f"{url}: {error}; S3 needs python -m pip install 'mae-bench[s3]', and a folder needs nothing"
             ) from error
 
-    def check(self) -> None:
-        """Try whether the store can be written to.
+    def begin(self, resume: bool) -> None:
+        """Have the folder hold what the store holds, and nothing else. What an earlier session could not send is sent
+        before, unless there is something of the name by now.
 
         Raises:
-            MirrorError: it cannot.
+            MirrorError: without ``resume`` something is there, or waits to be sent; the store cannot be read or written
+                to, or the folder not be written to.
         """
-        try:
+        with self._reaching("cannot be fetched"):
+            there, here = dict(self._there()), dict(self._here())
+            unsent = here.keys() - there.keys() if (self.folder / UNSENT).exists() else set()
+            if (there or unsent) and not resume:
+                more = f", and {len(unsent)} files in {self.folder} wait to be sent there" * bool(unsent)
+                raise MirrorError(f"{self.url} is not empty{more}: add --mae-resume to go on with it, or name another")
             self._store.pipe_file(f"{self._root}/.writable", b"")
             self._store.rm_file(f"{self._root}/.writable")
-        except Exception as error:  # each store has errors of its own
-            raise MirrorError(f"{self.url}: cannot be written to ({_said(error)}); {_REMEDY}") from error
+            for name in sorted(unsent):
+                self._store.pipe_file(f"{self._root}/{name}", (self.folder / name).read_bytes())
+            for left in self.folder.iterdir():
+                if left.name in (LOCK, SESSION):
+                    continue
+                if left.is_dir() and not left.is_symlink():
+                    shutil.rmtree(left)
+                else:
+                    left.unlink()
+        self.fetch()
 
-    def fetch(self, alone: bool = False) -> None:
-        """Have every file in the folder as it is in the store; with ``alone`` whatever else is there is removed first.
+    def fetch(self, missing: bool = False) -> None:
+        """Have every file of the store in the folder as it is there; with ``missing`` only those that the folder lacks,
+        since other processes of this machine may have made them anew.
 
         Raises:
             MirrorError: the store cannot be read, or the folder not be written to.
         """
-        try:
+        with self._reaching("cannot be fetched"):
             self._store.invalidate_cache()
-            there = dict(self._there())
-            if alone:
-                self._clear()
-            for name, version in there.items():
+            for name, version in self._there():
                 path = self.folder / name
-                if self._fetched.get(name) == version and path.exists():
+                if path.exists() and (missing or self._fetched.get(name) == version):
                     continue
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with written_whole(path) as file:
                     file.write(self._store.cat_file(f"{self._root}/{name}"))
                 self._fetched[name] = version
                 self._sent[name] = _version(path)
-        except Exception as error:
-            raise MirrorError(f"{self.url}: cannot be fetched ({_said(error)}); {_REMEDY}") from error
-
-    def _clear(self) -> None:
-        for left in self.folder.iterdir():
-            if left.name in OWN:
-                continue
-            if left.is_dir() and not left.is_symlink():
-                shutil.rmtree(left)
-            else:
-                left.unlink()
 
     def send(self, model: str | None = None) -> None:
         """Have the store hold what has changed in the folder since the last call, and no longer what is gone; of what
@@ -114,21 +119,21 @@ class Mirror:
         Raises:
             MirrorError: the store cannot be written to; another call tries it again.
         """
-        others = None if model is None else (model, file_name(model))
-        here = {name: version for name, version in self._here() if others is None or _is_of(name, others)}
+        here = {name: version for name, version in self._here() if model is None or _is_of(name, model)}
         try:
-            for name in sorted(here):
-                if self._sent.get(name) != here[name]:
-                    content = (self.folder / name).read_bytes()
-                    self._store.pipe_file(f"{self._root}/{name}", content)
-                    self._sent[name] = here[name]
-            for name in sorted(self._sent.keys() - here.keys()) if model is None else ():
-                self._store.rm_file(f"{self._root}/{name}")
-                del self._sent[name]
-        except Exception as error:
-            raise MirrorError(
-                f"{self.url}: cannot be written to ({_said(error)}); what was not sent is in {self.folder}. {_REMEDY}"
-            ) from error
+            with self._reaching("cannot be written to", f"what was not sent is in {self.folder}"):
+                for name in sorted(here):
+                    if self._sent.get(name) != here[name]:
+                        self._store.pipe_file(f"{self._root}/{name}", (self.folder / name).read_bytes())
+                        self._sent[name] = here[name]
+                for name in sorted(self._sent.keys() - here.keys()) if model is None else ():
+                    self._store.rm_file(f"{self._root}/{name}")
+                    del self._sent[name]
+        except MirrorError:
+            (self.folder / UNSENT).touch()
+            raise
+        if self.complete:
+            (self.folder / UNSENT).unlink(missing_ok=True)
 
     @property
     def complete(self) -> bool:
@@ -136,12 +141,26 @@ class Mirror:
         return dict(self._here()) == self._sent
 
     def forget(self) -> None:
-        """Remove the folder, all of which has been sent, unless a session of this machine holds it."""
+        """Remove the folder, unless a session of this machine holds it or something in it could not be sent."""
+        if not self.folder.exists() or (self.folder / UNSENT).exists():
+            return
         try:
             with FileLock(self.folder / LOCK, timeout=0):
                 shutil.rmtree(self.folder, ignore_errors=True)
         except (OSError, Timeout):
             return
+
+    @contextmanager
+    def _reaching(self, what: str, more: str = "") -> Iterator[None]:
+        """Whatever goes wrong inside is an error of this store: each kind of them has errors of its own."""
+        try:
+            yield
+        except MirrorError:
+            raise
+        except Exception as error:
+            said = str(error).strip() or type(error).__name__
+            remedy = "check the address, the credentials and the network; --mae-resume goes on with what is there"
+            raise MirrorError(f"{self.url}: {what} ({said}); {f'{more}. ' * bool(more)}{remedy}") from error
 
     def _there(self) -> Iterator[tuple[str, str]]:
         """Names of what is in the store, with all that is said of each, some of which every change changes."""
@@ -156,8 +175,8 @@ class Mirror:
     def _here(self) -> Iterator[tuple[str, tuple[int, int]]]:
         """Names of what is in the folder, with what a change of each changes."""
         for folder, folders, files in os.walk(self.folder):
-            above = Path(folder).relative_to(self.folder)
-            folders[:] = [each for each in folders if not _is_own((above / each).as_posix())]
+            if Path(folder) == self.folder:
+                folders[:] = [each for each in folders if each not in OWN]
             for file in files:
                 path = Path(folder, file)
                 name = path.relative_to(self.folder).as_posix()
@@ -166,9 +185,6 @@ class Mirror:
                         yield name, _version(path)
                     except FileNotFoundError:  # another process has just removed or replaced it
                         continue
-
-
-_REMEDY = "check the address, the credentials and the network; --mae-resume goes on with what is there"
 
 
 def is_url(place: str) -> bool:
@@ -181,20 +197,18 @@ def is_url(place: str) -> bool:
 
 
 def _is_own(name: str) -> bool:
+    """Whether a file concerns this machine alone, or is not yet whole."""
     first, last = name.partition("/")[0], name.rpartition("/")[2]
-    return first in OWN or last.startswith(".writable") or last.endswith(".partial")
+    return first in OWN or last.startswith(".writable") or (last.startswith(".") and last.endswith(".partial"))
 
 
-def _is_of(name: str, model: tuple[str, ...]) -> bool:
-    """Whether the file is that of the run, or of ``model`` by one of its names."""
+def _is_of(name: str, model: str) -> bool:
+    """Whether the file is that of the run, or of ``model``."""
     _, *below = name.split("/")
-    return not below or below[0].removesuffix(".json") in model
+    own = file_name(model)
+    return not below or below[0] == (own if len(below) > 1 else f"{own}.json")
 
 
 def _version(path: Path) -> tuple[int, int]:
     said = path.stat()
     return said.st_mtime_ns, said.st_size
-
-
-def _said(error: Exception) -> str:
-    return str(error).strip() or type(error).__name__

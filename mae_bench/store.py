@@ -152,20 +152,21 @@ class RunDirectory:
             ) from error
         return run
 
-    def check(self, resume: bool, place: str = "") -> None:
-        """Whether a session may begin, or with ``resume`` go on, with what is known to the user as ``place``.
+    def check(self, resume: bool) -> None:
+        """Whether a session may begin, or with ``resume`` go on.
 
         Raises:
             StoreError: it may not.
             OSError: the directory cannot be read.
         """
-        place = place or str(self.path)
         if not resume and {entry.name for entry in self.path.iterdir()} - {LOCK, SESSION}:
-            raise StoreError(f"run directory {place} is not empty: add --mae-resume to go on with it, or name another")
+            raise StoreError(
+                f"run directory {self.path} is not empty: add --mae-resume to go on with it, or name another"
+            )
         if resume and (self.manifest() or {}).get("parts") is not None:
             raise StoreError(
-                f"run directory {place} is merged from several runs: go on with one of these and merge them again, or "
-                "name another with --mae-run"
+                f"run directory {self.path} is merged from several runs: go on with one of these and merge them again, "
+                "or name another with --mae-run"
             )
 
     @property

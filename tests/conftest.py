@@ -270,6 +270,7 @@ def project(
 
     monkeypatch.delenv("CI", raising=False)
     monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)  # whose child this process may be
+    monkeypatch.setenv("PYTEST_ADDOPTS", "--mae-report=none")  # which takes longer than all cells of such a project
     # as if there were a worker for each core, since networks this small lose more to threads than they gain
     monkeypatch.setenv("PYTEST_XDIST_WORKER_COUNT", str(os.cpu_count()))
     threads = torch.get_num_threads()

@@ -16,6 +16,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from mae_bench.degradations.convolution import inside
 from mae_bench.degradations.severity import LARGE, SMALL
 from mae_bench.randomness import random_uniform
 
@@ -107,20 +108,17 @@ def photograph_scale(side: int) -> float:
 
 def frost_texture(keys: Tensor, seed: int, size: tuple[int, int], scale: float) -> Tensor:
     """(B, 3, H, W) in [0, 1]: for each image a crop of ``size`` (H, W) of a picture, with ``scale`` of its pixels per
-    pixel of a photograph. Where that is below 1, single points are taken, as the published code does.
-
-    Raises:
-        ValueError: a crop would be larger than a picture.
+    pixel of a photograph. Where that is below 1, single points are taken, as the published code does. A crop that is
+    longer than the picture goes on in its mirror image.
     """
     painted = pictures(scale, keys.device)
-    room = [whole - side + 1 for whole, side in zip(painted.shape[2:], size, strict=True)]
-    if min(room) < 1:
-        raise ValueError(f"frost of {size[0]}x{size[1]} pixels is larger than its picture of {painted.shape[2]}")
+    side_of_picture = painted.shape[2]
+    room = [max(1, side_of_picture - side + 1) for side in size]
     which, above, before = random_uniform(keys, 3, seed, "frost").T.contiguous()
     limits = torch.tensor([look.share for look in LOOKS], device=keys.device).cumsum(0)[:-1]
     which = torch.bucketize(which, limits, right=True)
     rows, columns = (
-        (share * free).long()[:, None] + torch.arange(side, device=keys.device)
+        inside((share * free).long()[:, None] + torch.arange(side, device=keys.device), side_of_picture, "reflect")
         for share, free, side in zip((above, before), room, size, strict=True)
     )
     # colours come last, so that each pixel is one piece of memory

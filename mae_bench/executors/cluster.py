@@ -102,8 +102,11 @@ class Ledger:
                 f"{self.deaths[died_in]} worker(s) died in it: killed, perhaps for memory, or native code crashed; "
                 "what is finished is kept, and --mae-resume runs the rest"
             )
+        # what another task still works on is given up by nobody
+        shared = {item for item in given_up if any(item in left for left in self.left.values())}
         items = [item for item in items if item not in given_up]
-        if died_in not in given_up:
+        given_up = {item: why for item, why in given_up.items() if item not in shared}
+        if died_in in items:
             self.again.add(died_in)
         return (Group(model, tuple(items)) if items else None), given_up
 

@@ -82,7 +82,7 @@ def pytest_configure(config: pytest.Config) -> None:
         if harness.mirror is not None:
             from mae_bench.pytest_plugin.mirroring import Mirroring
 
-            config.pluginmanager.register(Mirroring(harness.mirror), "mae_bench_mirroring")
+            config.pluginmanager.register(Mirroring(harness, harness.mirror), "mae_bench_mirroring")
     if config.pluginmanager.has_plugin("xdist"):
         config.pluginmanager.register(Distribution(harness), "mae_bench_distribution")
 

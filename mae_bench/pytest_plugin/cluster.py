@@ -46,6 +46,7 @@ class Driver:
         self.session = secrets.token_hex(4)
         self._left: Counter[str | None] = Counter()
         self._told: list[str] = []
+        self._started = False
 
     @pytest.hookimpl(tryfirst=True)  # before there is a run directory
     def pytest_collection_finish(self, session: pytest.Session) -> None:
@@ -130,15 +131,17 @@ class Driver:
         spare = max(0, cluster.at_once - len(groups))
         if harness.limit:  # more tasks than blocks of images would find nothing to do
             spare = min(spare, len(single) * (max(2, -(-harness.limit // BLOCK)) - 1))
-        # which they do under the locks of a file system
-        helping = [] if harness.mirror is not None else list(islice(cycle(single), spare))
+        # which they do under the locks of a file system, and a block in each forward pass
+        batch = harness.options["batch-size"]
+        alone = harness.mirror is not None or (batch != "auto" and int(batch) > BLOCK)
+        helping = [] if alone else list(islice(cycle(single), spare))
         joint = {item for group in helping for item in group.items}
         given = Given(
             arguments=tuple(map(str, config.invocation_params.args)),
             folder=str(config.invocation_params.dir),
             command=tuple(sys.argv),
             path=tuple(str(Path(entry).absolute()) for entry in sys.path),
-            environment={name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)},
+            environment=passed_on(),
             run=harness.mirror.url if harness.mirror is not None else str(harness.run_path.absolute()),
             token=token,
             session=self.session,
@@ -146,6 +149,7 @@ class Driver:
             joint=frozenset(joint),
         )
         self._left = Counter(path[0] for path in paths)
+        self._started = True
         cluster.start([*groups, *helping], partial(work, given))
 
     def _count_down(self, model: str | None) -> None:
@@ -153,11 +157,10 @@ class Driver:
         self._left[model] -= 1
         if model is None or self._left[model]:
             return
-        from mae_bench.store import RunDirectory
-
-        run = RunDirectory(self.harness.run_path)
-        for folder in run.scratch.glob(f"*-{self.session}"):
-            shutil.rmtree(run.clean_pass(folder.name, model), ignore_errors=True)
+        remove_clean_passes(self.harness.run_path, self.session, model)
+        mirror = self.harness.mirror
+        if mirror is not None and self.cluster is not None:
+            self.cluster.everywhere(partial(forget_model, mirror.url, passed_on(), self.session, model))
 
     def _end(self) -> None:
         """Leave the cluster, and write down what it took."""
@@ -165,9 +168,12 @@ class Driver:
         if cluster is None:
             return
         cluster.stop()
-        if self.harness.mirror is not None:
-            cluster.everywhere(partial(forget, self.harness.mirror.url))
+        mirror = self.harness.mirror
+        if self._started and mirror is not None:
+            cluster.everywhere(partial(forget, mirror.url, passed_on()))
         cluster.close()
+        if not self._started:  # what it would have written to is another session's
+            return
         from mae_bench.store import RunDirectory
 
         run, ledger = RunDirectory(self.harness.run_path), cluster.ledger
@@ -180,8 +186,11 @@ class Driver:
             "retried": sorted(ledger.again),
         }
         try:
-            if self.harness.mirror is not None:
-                self.harness.mirror.fetch()
+            if mirror is not None:
+                mirror.fetch()
+        except BenchError as error:
+            self.harness.lost = str(error)
+        try:
             if (manifest := run.manifest()) is not None:
                 run.write_manifest(manifest | {"cluster": account})
         except BenchError as error:
@@ -229,7 +238,7 @@ def work(given: Given, items: Sequence[str], say: Say) -> str:
         if is_url(given.run):
             os.environ.update(given.environment)
             mirror = Mirror(given.run)
-            mirror.fetch()
+            mirror.fetch(missing=True)
             seen = True
         else:
             seen = (Path(given.run) / SESSION).read_bytes() == given.token
@@ -255,11 +264,33 @@ def work(given: Given, items: Sequence[str], say: Say) -> str:
     return f"its session on node {socket.gethostname()} ended with status {int(status)} and without it:\n{shown}"
 
 
-def forget(url: str) -> None:
+def passed_on() -> dict[str, str]:
+    """Environment variables that a worker has from this session."""
+    return {name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)}
+
+
+def forget(url: str, environment: dict[str, str]) -> None:
     """Remove what a node has kept of the run at ``url``."""
     from mae_bench.mirror import Mirror
 
+    os.environ.update(environment)
     Mirror(url).forget()
+
+
+def forget_model(url: str, environment: dict[str, str], session: str, model: str) -> None:
+    """Remove what the workers of a node have shared of ``model``."""
+    from mae_bench.mirror import Mirror
+
+    os.environ.update(environment)
+    remove_clean_passes(Mirror(url).folder, session, model)
+
+
+def remove_clean_passes(path: Path, session: str, model: str) -> None:
+    from mae_bench.store import RunDirectory
+
+    run = RunDirectory(path)
+    for folder in run.scratch.glob(f"*-{session}"):
+        shutil.rmtree(run.clean_pass(folder.name, model), ignore_errors=True)
 
 
 class Worker:
@@ -306,7 +337,12 @@ class Worker:
         assert self._session is not None
         if self.mirror is not None:  # before it is said to be finished
             (item,) = (item for item in self._session.items if item.nodeid == nodeid)
-            self.mirror.send(model_of(item))
+            try:
+                self.mirror.send(model_of(item))
+            except BenchError as error:
+                config = self._session.config
+                failed = pytest.TestReport(nodeid, item.location, {}, "failed", str(error), "teardown")
+                self._reports.append(config.hook.pytest_report_to_serializable(config=config, report=failed))
         reports, self._reports = self._reports, []
         self.reported.add(nodeid)
         self.say(nodeid, {"reports": reports, "shouldfail": str(self._session.shouldfail or "")})

@@ -68,8 +68,11 @@ class Gate:
         failures = []
         try:
             harness.release_unless(None)
-            if harness.began and (harness.run_path / "images.json").exists():
+            if harness.lost:
+                failures = [harness.lost]
+            elif harness.began and (harness.run_path / "images.json").exists():
                 failures = self._settle(session) + self._contradictions()
+                self._report()
         except BenchError as error:
             failures = [str(error)]
         self.sections += [("mae_bench: failed", failure) for failure in failures]
@@ -133,6 +136,15 @@ class Gate:
             return []
         return failures
 
+    def _report(self) -> None:
+        """Write the page of the run, where some of it is finished."""
+        if self.harness.options["report"] == "none" or not self.notes:
+            return
+        from mae_bench.report import REPORT, write_report
+
+        write_report(self.harness.run_path, data=self.harness.options["data"], cells=self.notes)
+        self.sections.append(("mae_bench: report", f"{self.harness.place}/{REPORT}"))
+
     def _tell_of_copies(self, run: RunDirectory, ids: list[str]) -> None:
         """Warn of images that are the same, or nearly the same, to some model."""
         models = run.models().values()
@@ -186,7 +198,7 @@ class Gate:
         """Say how the run compares, have the cells fail that only Holm's later steps find, and give the reasons why it
         fails as a whole.
         """
-        from mae_bench.comparison import Comparison
+        from mae_bench.comparison import COMPARISON, Comparison
         from mae_bench.store import RunDirectory, cell_of, write_atomically
 
         harness = self.harness
@@ -198,6 +210,7 @@ class Gate:
                 comparison.references += Comparison().add(result, ids, baseline, rule).verdicts
         strict, gated = harness.options["strict"], harness.options["gate-indicators"]
         run = RunDirectory(harness.run_path)
+        write_atomically(run.path / COMPARISON, json.dumps(comparison.to_dict()).encode())
         differs = [asdict(one) for one in comparison.differences]
         run.write_manifest((run.manifest() or {}) | {"baseline": {"path": str(baseline.path), "differs": differs}})
         self.sections.append((f"mae_bench: against {shown(baseline.path)}", comparison.to_text(rule)))

@@ -42,7 +42,8 @@ NO_GRAPHS = "--mae-cuda-graphs: this run is on a CPU, which has none; leave it o
 class Harness:
     """What one pytest session knows of its run: ``collected`` are the ids of its cells, ``represented`` maps models to
     the conditions whose representation it asks for, ``lacking`` are families that tests ask for and that have no cells.
-    ``mirror`` sends the files of the run to an object store where the run is to be there.
+    ``mirror`` sends the files of the run to an object store where the run is to be there. ``lost`` says why what the
+    run has finished is not at hand, if it is not.
     """
 
     config: pytest.Config
@@ -55,6 +56,7 @@ class Harness:
     represented: dict[str, set[str]] = field(default_factory=dict)
     lacking: set[str] = field(default_factory=set)
     began: bool = False
+    lost: str = ""
 
     @classmethod
     def of(cls, config: pytest.Config) -> Harness:
@@ -238,9 +240,8 @@ class Harness:
         if self.mirror is not None:  # what an earlier session left here gives way to what is there
             run = RunDirectory.create(self.run_path, resume=True)
             run.hold()
-            self.mirror.check()
-            self.mirror.fetch(alone=True)
-            run.check(resume, self.mirror.url)
+            self.mirror.begin(resume)
+            run.check(resume)
             return run
         run = RunDirectory.create(self.run_path, resume)
         if not is_worker:

@@ -75,6 +75,9 @@ OPTIONS = (
     Option("ray-address", "string", None, "the Ray cluster to join (default: one is started on this machine)", "A"),
     Option("ray-cpus", "int", 1, "CPUs of a task on a Ray cluster, and threads of its cells", "N"),
     Option("cell-timeout", "float", 0.0, "seconds that a cell may take, a model's first with its clean pass", "S"),
+    Option(
+        "report", "string", "page", "what is written of the run: a page, report.html, or none", "WHAT", ("page", "none")
+    ),
     Option("gate-indicators", "bool", False, "indicators that moved fail the run too"),
 )
 

@@ -100,9 +100,10 @@ def test_crops_are_of_all_parts_of_a_picture() -> None:
         assert bool((torch.cdist(shown, corner).min(0).values < 1e-3).all())
 
 
-def test_a_crop_larger_than_the_picture_is_refused() -> None:
-    with pytest.raises(ValueError, match="frost of 32x205 pixels is larger than its picture of 204"):
-        frost_texture(keys_of(1), 0, (32, 205), 0.2)
+def test_a_crop_longer_than_its_picture_goes_on_in_the_mirror_image() -> None:
+    (texture,) = frost_texture(keys_of(1), 0, (32, 500), 0.2)
+    assert torch.equal(texture[..., :204].flip(-1), texture[..., 204:408])
+    assert torch.equal(texture[..., :92], texture[..., 408:])
 
 
 def test_textures_belong_to_their_image_and_seed() -> None:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mae_bench.executors.cluster import ATTEMPTS, Cluster, ClusterError, Failure, Group
+from mae_bench.executors.cluster import ATTEMPTS, Cluster, ClusterError, Failure, Group, Ledger
 from references.ray import Ray, RayError
 
 NODE = {"CPU": 4.0, "GPU": 1.0}
@@ -192,3 +192,20 @@ def test_a_cluster_that_cannot_be_joined_is_named() -> None:
 def test_ray_is_asked_for_by_name_where_it_is_missing() -> None:
     with pytest.raises(ClusterError, match=r"pip install 'mae-bench\[cluster\]'"):
         joined(None)  # type: ignore[arg-type]
+
+
+def test_what_another_task_still_works_on_is_given_up_by_nobody() -> None:
+    """A node with three of the five tasks goes down."""
+    ledger = Ledger()
+    tasks = [ledger.begin(Group("m", ("a",))) for _ in range(ATTEMPTS + 2)]
+    again = []
+    for task in tasks[:ATTEMPTS]:
+        more, given_up = ledger.die(task)
+        assert given_up == {}
+        again += [more] * (more is not None)
+    assert again == [Group("m", ("a",))] * (ATTEMPTS - 1)
+    ledger.finish(tasks[-1], "a")
+    assert ledger.deaths == {"a": ATTEMPTS}
+    more, given_up = ledger.die(tasks[-2])  # the last that has it: who asks for it now has its report already
+    assert more is None
+    assert list(given_up) == ["a"]

@@ -226,6 +226,17 @@ def test_what_can_never_be_is_refused(project: Project, ray: Ray, arguments: tup
     assert len(ray.began) == ray.shut_down
 
 
+def test_a_session_that_is_refused_leaves_the_run_of_another_alone(project: Project, ray: Ray) -> None:
+    project.matrix("clean")
+    assert project.run(*RAY, "--mae-run", "run").ret == 0
+    before = (project.path / "run/manifest.json").read_bytes()
+    result = project.run(*RAY, "--mae-run", "run")
+    assert result.ret == USAGE
+    assert "is not empty" in said(result)
+    assert (project.path / "run/manifest.json").read_bytes() == before
+    assert ray.shut_down == 2
+
+
 def test_listing_joins_no_cluster(project: Project, ray: Ray) -> None:
     project.matrix("clean")
     result = project.run("--mae-executor", "ray", "--co", "-q")

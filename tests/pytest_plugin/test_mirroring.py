@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,12 +55,14 @@ def test_a_run_in_an_object_store_is_that_of_a_folder(project: Project, url: str
     assert f"Results: {url}" in said(result)
     folder, there = of_folder(project.path / "run"), objects(url)
     assert there.keys() == folder.keys() - {".lock"}
+    assert project.run(*CHOSEN, "--mae-run", url, "--co", "-q").ret == 0
+    assert objects(url) == there  # whoever lists it changes nothing
     assert rows(there) == rows(folder)
     assert len(rows(there)) == 4
     assert not Mirror(url).folder.exists()  # what is there in the end is kept nowhere else
     again = project.run(*CHOSEN, "--mae-run", url)
     assert again.ret == pytest.ExitCode.USAGE_ERROR
-    assert f"run directory {url} is not empty: add --mae-resume" in said(again)
+    assert f"{url} is not empty: add --mae-resume" in said(again)
 
 
 def test_another_machine_goes_on_with_what_is_finished(
@@ -109,7 +110,24 @@ def test_a_run_that_cannot_be_sent_fails_and_is_kept(
     assert "cannot be written to (the bucket is full); what was not sent is in" in said(result)
     kept = Mirror(url).folder
     assert len(rows(of_folder(kept))) == 4
-    shutil.rmtree(kept)
+    assert rows(objects(url)) == {}
+    (project.path / "log.txt").unlink()
+    assert project.run(*CHOSEN, "--mae-run", url, "--mae-resume").ret == 0
+    assert len(rows(objects(url))) == 4
+    assert not [line for line in project.log if line.startswith("forward")]  # nothing was run again
+    assert not kept.exists()
+
+
+def test_a_folder_that_was_left_behind_does_not_replace_what_is_newer(project: Project, url: str) -> None:
+    project.matrix("blur")
+    assert project.run(*CHOSEN, "--mae-run", url).ret == 0
+    newer = objects(url)
+    folder = Mirror(url).folder
+    (folder / "cells/colour").mkdir(parents=True)
+    (folder / "plan.json").write_text("of a session that was killed")
+    for arguments in (("--co", "-q"), ("-k", "nothing"), ("--mae-baseline", "none")):
+        project.run(*arguments, "--mae-run", url)
+        assert objects(url) == newer
 
 
 def test_a_store_that_is_not_known_is_refused_before_anything_runs(project: Project) -> None:
