@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
-import uuid
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -18,30 +19,31 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.cluster
 
+BUCKET = "robustness"
+
 
 @pytest.fixture
 def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """One that a server of this machine holds."""
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
+    """One that a server of this machine holds, in a process of its own."""
+    server = subprocess.Popen(
+        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", "0"], stderr=subprocess.PIPE, text=True
+    )
+    assert server.stderr is not None
+    address = next(found[0] for line in server.stderr if (found := re.search(r"http://127[.0-9]+:\d+", line)))
     for variable, value in {
         "AWS_ACCESS_KEY_ID": "key",
         "AWS_SECRET_ACCESS_KEY": "secret",
         "AWS_DEFAULT_REGION": "eu-central-1",
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-        "FSSPEC_S3_ENDPOINT_URL": f"http://{host}:{port}",
+        "FSSPEC_S3_ENDPOINT_URL": address,
     }.items():
         monkeypatch.setenv(variable, value)
     import s3fs
 
-    store = s3fs.S3FileSystem(endpoint_url=f"http://{host}:{port}")
-    name = f"robustness-{uuid.uuid4()}"  # what the server holds outlives it
-    store.call_s3("create_bucket", Bucket=name, CreateBucketConfiguration={"LocationConstraint": "eu-central-1"})
-    yield f"s3://{name}"
-    server.stop()
+    store = s3fs.S3FileSystem(endpoint_url=address)
+    store.call_s3("create_bucket", Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": "eu-central-1"})
+    yield f"s3://{BUCKET}"
+    server.kill()
+    server.communicate()
 
 
 def said(result: pytest.RunResult) -> str:
@@ -56,9 +58,11 @@ def test_nodes_that_share_no_folder_share_a_bucket(
     chosen = ("-k", "gaussian_blur", "--mae-baseline", "none", "--mae-device", "cpu")
     assert project.run(*chosen, "--mae-run", "serial").ret == 0
     url = f"{bucket}/runs/july"
-    first = project.run(*chosen, "--mae-executor", "ray", "--mae-run", url, "-k", "gaussian_blur-1")
+    # in processes of their own, as a user's are: Ray forks, and other tests have left threads in this one
+    run = project.pytester.runpytest_subprocess
+    first = run(*chosen, "--mae-executor", "ray", "--mae-run", url, "-k", "gaussian_blur-1")
     assert first.ret == 0, said(first)
-    result = project.run(*chosen, "--mae-executor", "ray", "--mae-run", url, "--mae-resume")
+    result = run(*chosen, "--mae-executor", "ray", "--mae-run", url, "--mae-resume")
     assert result.ret == 0, said(result)
     assert f"Results: {url}" in said(result)
     copy = Mirror(url, project.path / "copy")
