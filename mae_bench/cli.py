@@ -360,7 +360,7 @@ def report(
 
     with _reported("report"), tempfile.TemporaryDirectory() as folder:
         from mae_bench.merge import merge as write_merged
-        from mae_bench.report import write_report
+        from mae_bench.report.page import write_report
 
         whole = run[0]
         if len(run) > 1:

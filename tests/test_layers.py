@@ -25,7 +25,8 @@ FLOORS = {
     5: ("clean_pass", "joint_pass", "evaluate", "reference", "representation", "salience", "shard", "training"),
     6: (
         "baseline", "claims", "comparison", "contrasts", "corruption_error", "evidence", "export", "figures", "history",
-        "leaderboard", "merge", "regression", "report", "selfcheck", "store", "trajectories", "verify", "warehouse",
+        "leaderboard", "merge", "mirror", "regression", "report", "selfcheck", "store", "trajectories", "verify",
+        "warehouse",
     ),
     7: ("executors", "grouping", "plan", "simulation"),
     8: ("__main__", "cli", "perf", "pytest_plugin"),

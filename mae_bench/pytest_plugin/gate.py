@@ -140,7 +140,8 @@ class Gate:
         """Write the page of the run, where some of it is finished."""
         if self.harness.options["report"] == "none" or not self.notes:
             return
-        from mae_bench.report import REPORT, write_report
+        from mae_bench.report import REPORT
+        from mae_bench.report.page import write_report
 
         write_report(self.harness.run_path, data=self.harness.options["data"], cells=self.notes)
         self.sections.append(("mae_bench: report", f"{self.harness.place}/{REPORT}"))

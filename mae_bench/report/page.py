@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
+from pathlib import Path
 from typing import Any, get_args
 
 import pandas as pd
@@ -20,9 +21,11 @@ from mae_bench.images import cache_folder
 from mae_bench.machine import version_of
 from mae_bench.markup import terminal_text
 from mae_bench.regression import Judgement
+from mae_bench.report import REPORT
 from mae_bench.report.charts import Chart, charts
 from mae_bench.report.contents import Contents
 from mae_bench.report.pictures import Pictures
+from mae_bench.store import RunDirectory, write_atomically
 
 SHOWN_AT_MOST = 200
 """Lines of a table of verdicts."""
@@ -36,6 +39,23 @@ class Table:
     caption: str
     header: Sequence[str]
     lines: Sequence[Sequence[str]]
+
+
+def write_report(
+    run: Path, out: Path | None = None, data: Path | None = None, cells: Collection[str] | None = None
+) -> Path:
+    """Write the report of the run directory ``run`` to ``out``, by default into it. ``data`` is where the images of the
+    suite lie, by default where they lay when it ran. Cells that were evaluated otherwise than ``cells``, by default the
+    first, are left out.
+
+    Raises:
+        ReportError: no cell of the run is finished.
+        StoreError: a file of the run is damaged, or the report cannot be written.
+    """
+    contents = Contents.of(RunDirectory(run), cells)
+    place = out or run / REPORT
+    write_atomically(place, page(contents, Pictures.of(contents, data)).encode())
+    return place
 
 
 def page(contents: Contents, pictures: Pictures) -> str:

@@ -182,6 +182,7 @@ def said(result: pytest.RunResult) -> list[str]:
 
 def test_a_project_without_models_does_not_notice_the_plugin(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CI", "true")  # where the plugin is at its strictest
+    monkeypatch.delenv("PYTEST_ADDOPTS")  # which holds an option of it
     project.write("test_x.py", ELSEWHERE)
     with_plugin = project.run("-vv", "--tb=no")
     with_plugin.assert_outcomes(passed=3, failed=1)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from mae_bench.report import write_report
+from mae_bench.report.page import write_report
 from tests.report.conftest import HOSTILE
 
 pytestmark = pytest.mark.browser

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mae_bench.report import ReportError, write_report
+from mae_bench.report import ReportError
 from mae_bench.report.contents import Contents
+from mae_bench.report.page import write_report
 from mae_bench.store import RunDirectory, StoreError, cell_of
 
 

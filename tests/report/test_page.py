@@ -13,8 +13,9 @@ from xml.etree import ElementTree
 
 import pytest
 
-from mae_bench.report import charts, write_report
+from mae_bench.report import charts
 from mae_bench.report.contents import Contents
+from mae_bench.report.page import write_report
 from mae_bench.report.pictures import parsed_view
 from mae_bench.store import RunDirectory
 from tests.report.conftest import CONDITIONS, HOSTILE
