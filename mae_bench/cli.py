@@ -360,15 +360,19 @@ def report(
 
     with _reported("report"), tempfile.TemporaryDirectory() as folder:
         from mae_bench.merge import merge as write_merged
+        from mae_bench.report import REPORT
+        from mae_bench.report.contents import Contents
         from mae_bench.report.page import write_report
+        from mae_bench.store import RunDirectory
 
         whole = run[0]
         if len(run) > 1:
             if out is None:
                 raise BenchError("several runs have no place for a page: name one with --out FILE")
             whole = write_merged(run, Path(folder) / " and ".join(dict.fromkeys(path.name for path in run))).path
-        written = write_report(whole, out, data)
-    typer.echo(terminal_text(str(written)))
+        place = out or whole / REPORT
+        write_report(Contents.of(RunDirectory(whole)), place, data)
+    typer.echo(terminal_text(str(place)))
 
 
 @app.command()

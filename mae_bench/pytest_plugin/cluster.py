@@ -235,8 +235,8 @@ def work(given: Given, items: Sequence[str], say: Say) -> str:
     mirror = None
     try:
         os.chdir(given.folder)
+        os.environ.update(given.environment)
         if is_url(given.run):
-            os.environ.update(given.environment)
             mirror = Mirror(given.run)
             mirror.fetch(missing=True)
             seen = True
@@ -251,7 +251,6 @@ def work(given: Given, items: Sequence[str], say: Say) -> str:
             f"node {socket.gethostname()} does not see {given.run} and {given.folder} as they are here: put the "
             "project and --mae-run where every node of the cluster sees them, such as NFS"
         )
-    os.environ.update(given.environment)
     sys.path.extend(entry for entry in given.path if entry not in sys.path)
     sys.argv[:] = given.command  # which the manifest of the run shows
     worker = Worker(given, items, say, mirror)

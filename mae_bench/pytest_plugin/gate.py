@@ -17,9 +17,10 @@ from mae_bench.pytest_plugin.harness import Harness
 if TYPE_CHECKING:
     from mae_bench.comparison import Comparison
     from mae_bench.labelled_images import LabelledImages
+    from mae_bench.leaderboard import Leaderboard
     from mae_bench.regression import Verdict
     from mae_bench.rows import CellResult
-    from mae_bench.store import RunDirectory
+    from mae_bench.store import Outcomes, RunDirectory
 
 
 def said(report: pytest.TestReport, key: str) -> dict[str, Any]:
@@ -45,6 +46,7 @@ class Gate:
         self.claims: list[str] = []
         self.sections: list[tuple[str, str]] = []
         self.passed: dict[str, list[pytest.TestReport]] = {}
+        self.settled: tuple[RunDirectory, LabelledImages, list[CellResult], Leaderboard, Outcomes] | None = None
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.when == "call" and report.passed and (claim := said(report, "mae_claim")):
@@ -72,9 +74,12 @@ class Gate:
                 failures = [harness.lost]
             elif harness.began and (harness.run_path / "images.json").exists():
                 failures = self._settle(session) + self._contradictions()
-                self._report()
         except BenchError as error:
             failures = [str(error)]
+        try:
+            self._report()
+        except BenchError as error:
+            failures.append(str(error))
         self.sections += [("mae_bench: failed", failure) for failure in failures]
         if failures and session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
@@ -90,7 +95,7 @@ class Gate:
 
     def _settle(self, session: pytest.Session) -> list[str]:
         """Merge the run, write and show its leaderboard, compare; the reasons why the run fails as a whole."""
-        from mae_bench.comparison import Comparison
+        from mae_bench.comparison import COMPARISON, Comparison
         from mae_bench.history import in_continuous_integration
         from mae_bench.leaderboard import Leaderboard
         from mae_bench.store import Outcomes, RunDirectory, of_one_setting, write_atomically
@@ -114,6 +119,8 @@ class Gate:
         outcomes = Outcomes.of(suite, results, images.ids, images.labels, images.classes, images.duplicate_of)
         board = Leaderboard.of([r.row for r in results], outcomes)
         write_atomically(run.path / "leaderboard.md", board.to_markdown().encode())
+        self.settled = (run, images, results, board, outcomes)
+        (run.path / COMPARISON).unlink(missing_ok=True)  # an earlier session's
         self.sections.append(
             ("mae_bench: leaderboard", f"{board.caption}\n\n{board.to_text()}\n\nResults: {harness.place}")
         )
@@ -137,13 +144,15 @@ class Gate:
         return failures
 
     def _report(self) -> None:
-        """Write the page of the run, where some of it is finished."""
-        if self.harness.options["report"] == "none" or not self.notes:
+        """Write the page of what was settled."""
+        if self.settled is None or self.harness.options["report"] == "none":
             return
         from mae_bench.report import REPORT
+        from mae_bench.report.contents import Contents
         from mae_bench.report.page import write_report
 
-        write_report(self.harness.run_path, data=self.harness.options["data"], cells=self.notes)
+        contents = Contents.around(*self.settled)
+        write_report(contents, self.harness.run_path / REPORT, self.harness.options["data"])
         self.sections.append(("mae_bench: report", f"{self.harness.place}/{REPORT}"))
 
     def _tell_of_copies(self, run: RunDirectory, ids: list[str]) -> None:

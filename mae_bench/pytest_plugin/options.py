@@ -13,7 +13,9 @@ from mae_bench.cells import near_name
 
 @dataclass(frozen=True)
 class Option:
-    """A command-line option ``--mae-x`` that is also the ini key ``mae_x``."""
+    """A command-line option ``--mae-x`` that is also the ini key ``mae_x``. A ``kind`` is one of pytest's for ini keys,
+    or ``path``, or ``place``, which may also be an address in an object store.
+    """
 
     name: str
     kind: str
@@ -62,7 +64,7 @@ OPTIONS = (
     Option("batch-size", "string", "auto", "images per forward pass, or auto", "N"),
     Option("seed", "int", 0, "of the degradations", "N"),
     Option("view", "string", "model", "resize and crop of the model, or one for all", "VIEW", ("model", "suite")),
-    Option("run", "path", None, "run directory (default results/runs/<run id>), or s3://bucket/folder", "DIR"),
+    Option("run", "place", None, "run directory (default results/runs/<run id>), or s3://bucket/folder", "DIR"),
     Option("resume", "bool", False, "reuse the finished cells of the run directory"),
     Option("shard", "string", None, "of what is selected, run the K-th of N parts, in a run of its own", "K/N"),
     Option("baseline", "path", None, "committed results to compare with (default results/<suite>), or none", "DIR"),
@@ -98,7 +100,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         else:
             convert = kinds.get(option.kind, str)
             group.addoption(flag, dest=option.key, type=convert, default=None, metavar=option.metavar, help=text)
-        kind: Any = "string" if option.kind == "path" else option.kind
+        kind: Any = "string" if option.kind in ("path", "place") else option.kind
         parser.addini(option.key, text, type=kind, default=None if option.kind != "args" else [])
 
 
@@ -114,16 +116,16 @@ def value_of(config: pytest.Config, option: Option) -> Any:
         except (pytest.UsageError, TypeError, ValueError) as error:
             raise pytest.UsageError(f"{option.key} in {config.inipath}: {error}") from error
         base = config.inipath.parent if config.inipath is not None else base
-    if given is None or (option.kind in ("string", "path") and given == ""):
+    if given is None or (option.kind in ("string", "path", "place") and given == ""):
         given = option.default
     if given is not None and option.choices and given not in option.choices:
         raise pytest.UsageError(f"--mae-{option.name} {given}: {near_name(str(given), option.choices)}")
+    if option.kind == "place" and "://" in str(given):
+        return str(given)
     if option.kind == "path" and "://" in str(given):
-        if option.name == "run":
-            return str(given)
         raise pytest.UsageError(
             f"--mae-{option.name} {given}: give a folder; of an object store, one at which it is mounted"
         )
-    if option.kind == "path" and given is not None and not (option.name == "baseline" and given == "none"):
+    if option.kind in ("path", "place") and given is not None and not (option.name == "baseline" and given == "none"):
         return base / Path(given).expanduser()
     return given

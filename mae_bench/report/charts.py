@@ -12,6 +12,7 @@ import altair as alt
 import pandas as pd
 
 from mae_bench.markup import terminal_text
+from mae_bench.report import ReportError
 from mae_bench.report.contents import Contents
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b58900", "#56b4e9", "#8c564b", "#7f7f7f")
@@ -51,9 +52,17 @@ class Chart:
     table: pd.DataFrame
 
     def to_svg(self) -> str:
+        """Raises:
+        ReportError: it cannot be drawn.
+        """
         import vl_convert
 
-        svg: str = vl_convert.vegalite_to_svg(json.dumps(self.specification))
+        try:
+            svg: str = vl_convert.vegalite_to_svg(json.dumps(self.specification))
+        except ValueError as error:
+            raise ReportError(
+                f"the chart {self.name!r} cannot be drawn ({error}): --mae-report none leaves it out"
+            ) from error
         return svg
 
 
@@ -79,6 +88,13 @@ def _models(contents: Contents, legend: bool = True) -> dict[str, Any]:
         "color": alt.Color("model:N", scale=alt.Scale(domain=names, range=colours), legend=key),
         "shape": alt.Shape("model:N", scale=alt.Scale(domain=names, range=shapes), legend=key),
     }
+
+
+def _lines(base: Any, model: dict[str, Any]) -> Any:
+    """Points of ``base`` in the colour and the shape of each model, joined by lines."""
+    coloured = base.encode(color=model["color"])
+    points = coloured.mark_point(filled=True, size=35, opacity=1).encode(shape=model["shape"])
+    return coloured.mark_line(strokeWidth=1.5) + points
 
 
 def standings(contents: Contents) -> Chart | None:
@@ -122,14 +138,11 @@ def curves(contents: Contents) -> list[Chart]:
         base = alt.Chart(table).encode(
             x=alt.X("level:Q", title=None, axis=alt.Axis(tickCount=4)),
             y=alt.Y("top1:Q", title="top-1 (%)", scale=alt.Scale(domain=[0, 100])),
-            color=model["color"],
             tooltip=["model", "degradation", "level", "unit", *_tips("top1", "top1_low", "top1_high")],
         )
-        layers = base.mark_line(strokeWidth=1.5) + base.mark_point(filled=True, size=35, opacity=1).encode(
-            shape=model["shape"]
-        )
         chart = (
-            layers.properties(width=PANEL, height=110)
+            _lines(base, model)
+            .properties(width=PANEL, height=110)
             .facet(facet=alt.Facet("degradation:N", title=None), columns=4)
             .resolve_scale(x="independent")
         )
@@ -149,13 +162,10 @@ def profiles(contents: Contents) -> Chart | None:
     base = alt.Chart(table).encode(
         x=alt.X("layer:Q", title="layer", axis=alt.Axis(tickMinStep=1)),
         y=alt.Y("value:Q", title="alignment, centred"),
-        color=model["color"],
         tooltip=["model", "family", "layer", *_tips("value", digits=3)],
     )
-    layers = base.mark_line(strokeWidth=1.5) + base.mark_point(filled=True, size=30, opacity=1).encode(
-        shape=model["shape"]
-    )
-    chart = layers.properties(width=PANEL, height=130).facet(facet=alt.Facet("family:N", title=None), columns=4)
+    layers = _lines(base, model).properties(width=PANEL, height=130)
+    chart = layers.facet(facet=alt.Facet("family:N", title=None), columns=4)
     words = (
         "Directional alignment of clean and degraded images, the mean patch token about its mean over images, along "
         "the layers of each model: the mean over the cells of each family. 1 is no change of direction."
@@ -205,12 +215,9 @@ def attention(contents: Contents) -> Chart | None:
     base = alt.Chart(table).encode(
         x=alt.X("layer:Q", title="block", axis=alt.Axis(tickMinStep=1)),
         y=alt.Y("value:Q", title="of uniform attention", scale=alt.Scale(zero=False)),
-        color=model["color"],
         tooltip=["model", "layer", *_tips("value", digits=3)],
     )
-    chart = base.mark_line(strokeWidth=1.5) + base.mark_point(filled=True, size=35, opacity=1).encode(
-        shape=model["shape"]
-    )
+    chart = _lines(base, model)
     words = (
         "The mean distance that the heads of each block attend over in clean images, over that of uniform attention."
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -65,29 +65,44 @@ class Contents:
     comparison: Comparison | None
 
     @classmethod
-    def of(cls, run: RunDirectory, cells: Collection[str] | None = None) -> Contents:
-        """What lies in ``run`` and was evaluated as ``cells`` were, by default the first.
+    def of(cls, run: RunDirectory) -> Contents:
+        """What lies in ``run``; of cells that were evaluated in several ways, those that were as the first.
 
         Raises:
-        ReportError: no cell is finished.
-        StoreError: a file is damaged.
+            ReportError: no clean cell is finished.
+            StoreError: a file is damaged.
         """
-        images, manifest, results = run.images(), run.manifest(), run.cells()
-        ran = [result for result in results if result.row.status != "not_applicable"]
-        if images is None or manifest is None or not ran:
+        images, stored = run.images(), run.cells()
+        first = next((result.row for result in stored if result.row.family == "clean"), None)
+        if images is None or first is None:
             raise ReportError(
-                f"{run.path}: no cell is finished, so there is nothing to report; run some, or name a run"
+                f"{run.path}: no cell is finished and clean, so there is nothing to report; run some, or name another"
             )
-        results = of_one_setting(results, cells or {cell_of(ran[0].row).id})
-        outcomes = Outcomes.of(
-            ran[0].row.suite, results, images.ids, images.labels, images.classes, images.duplicate_of
-        )
+        results = of_one_setting(stored, {cell_of(first).id})
+        of_images = (images.ids, images.labels, images.classes, images.duplicate_of)
+        outcomes = Outcomes.of(first.suite, results, *of_images)
+        return cls.around(run, images, results, Leaderboard.of([result.row for result in results], outcomes), outcomes)
+
+    @classmethod
+    def around(
+        cls,
+        run: RunDirectory,
+        images: LabelledImages,
+        results: Sequence[CellResult],
+        leaderboard: Leaderboard,
+        outcomes: Outcomes,
+    ) -> Contents:
+        """``results`` of ``run``, what they amount to, and what else lies there.
+
+        Raises:
+            StoreError: a file is damaged.
+        """
         return cls(
             run.path.name,
-            manifest,
+            run.manifest() or {},
             images,
             tuple(results),
-            Leaderboard.of([result.row for result in results], outcomes),
+            leaderboard,
             outcomes,
             representation_table(run.representations()),
             _comparison(run.path / COMPARISON),

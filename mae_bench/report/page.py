@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -21,11 +22,10 @@ from mae_bench.images import cache_folder
 from mae_bench.machine import version_of
 from mae_bench.markup import terminal_text
 from mae_bench.regression import Judgement
-from mae_bench.report import REPORT
 from mae_bench.report.charts import Chart, charts
 from mae_bench.report.contents import Contents
 from mae_bench.report.pictures import Pictures
-from mae_bench.store import RunDirectory, write_atomically
+from mae_bench.store import write_atomically
 
 SHOWN_AT_MOST = 200
 """Lines of a table of verdicts."""
@@ -41,21 +41,15 @@ class Table:
     lines: Sequence[Sequence[str]]
 
 
-def write_report(
-    run: Path, out: Path | None = None, data: Path | None = None, cells: Collection[str] | None = None
-) -> Path:
-    """Write the report of the run directory ``run`` to ``out``, by default into it. ``data`` is where the images of the
-    suite lie, by default where they lay when it ran. Cells that were evaluated otherwise than ``cells``, by default the
-    first, are left out.
+def write_report(contents: Contents, place: Path, data: Path | None = None) -> None:
+    """Write the report of ``contents`` to ``place``. ``data`` is where the images of the suite lie, by default where
+    they lay when it ran.
 
     Raises:
-        ReportError: no cell of the run is finished.
-        StoreError: a file of the run is damaged, or the report cannot be written.
+        ReportError: a chart cannot be drawn.
+        StoreError: the report cannot be written.
     """
-    contents = Contents.of(RunDirectory(run), cells)
-    place = out or run / REPORT
     write_atomically(place, page(contents, Pictures.of(contents, data)).encode())
-    return place
 
 
 def page(contents: Contents, pictures: Pictures) -> str:
@@ -100,9 +94,10 @@ def _vega() -> str:
     if content is None:
         # a page ends a script at this, wherever it stands
         content = vl_convert.javascript_bundle().replace("</script", "<\\/script").encode()  # type: ignore[call-arg]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with written_whole(path) as file:
-            file.write(cached.stamped(content, identity))
+        with suppress(OSError):  # where nothing can be kept it is put together every time
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with written_whole(path) as file:
+                file.write(cached.stamped(content, identity))
     return content.decode()
 
 
@@ -187,8 +182,8 @@ def breaking_table(contents: Contents) -> Table:
 def changes_table(contents: Contents) -> Table | None:
     if contents.comparison is None:
         return None
-    order = {"regression": 0, "determinism fault": 1, "inconclusive": 2, "pass": 3, "unchanged": 4}
-    verdicts = sorted(contents.comparison.verdicts, key=lambda v: (order.get(v.judgement, 9), -v.drop, v.cell))
+    worst = get_args(Judgement)[::-1]
+    verdicts = sorted(contents.comparison.verdicts, key=lambda v: (worst.index(v.judgement), -v.drop, v.cell))
     lines = [
         [
             terminal_text(Cell.parse(v.cell).model),
@@ -204,8 +199,8 @@ def changes_table(contents: Contents) -> Table | None:
         for v in verdicts[:SHOWN_AT_MOST]
     ]
     header = ["model", "cell", "before (%)", "after (%)", "points", "lost", "gained", "p", "verdict"]
-    left = len(verdicts) - len(lines)
-    caption = "Cells against the baseline" + f", without {left} that are as good or better" * bool(left)
+    first = f", the first {len(lines)} of {len(verdicts)}" * (len(lines) < len(verdicts))
+    caption = f"Cells against the baseline, worst first{first}"
     return Table("changes", caption, header, lines)
 
 

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from mae_bench.labelled_images import LabelledImages, first_copies
+from mae_bench.report import REPORT, page
+from mae_bench.report.contents import Contents
 from mae_bench.representation import Representation
 from mae_bench.store import RunDirectory, cell_of
 
@@ -32,6 +34,13 @@ def indicators(seed: int) -> list[dict[str, Any]]:
         for h in (None, 0, 1)
     ]
     return [{**record, "value": float(generator.uniform())} for record in found]
+
+
+def write_report(run: Path) -> Path:
+    """The report of a run directory, in it."""
+    place = run / REPORT
+    page.write_report(Contents.of(RunDirectory(run)), place)
+    return place
 
 
 @pytest.fixture

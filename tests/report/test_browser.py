@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from mae_bench.report.page import write_report
-from tests.report.conftest import HOSTILE
+from tests.report.conftest import HOSTILE, write_report
 
 pytestmark = pytest.mark.browser
 

@@ -10,8 +10,8 @@ import pytest
 
 from mae_bench.report import ReportError
 from mae_bench.report.contents import Contents
-from mae_bench.report.page import write_report
 from mae_bench.store import RunDirectory, StoreError, cell_of
+from tests.report.conftest import write_report
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_every_degradation_of_every_model_has_a_breaking_point(contents: Content
 
 def test_a_run_without_a_finished_cell_has_no_report(tmp_path: Path) -> None:
     RunDirectory.create(tmp_path / "run", resume=False)
-    with pytest.raises(ReportError, match="no cell is finished"):
+    with pytest.raises(ReportError, match="no cell is finished and clean"):
         write_report(tmp_path / "run")
     assert not (tmp_path / "run/report.html").exists()
 

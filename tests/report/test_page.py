@@ -15,10 +15,9 @@ import pytest
 
 from mae_bench.report import charts
 from mae_bench.report.contents import Contents
-from mae_bench.report.page import write_report
 from mae_bench.report.pictures import parsed_view
 from mae_bench.store import RunDirectory
-from tests.report.conftest import CONDITIONS, HOSTILE
+from tests.report.conftest import CONDITIONS, HOSTILE, write_report
 
 MOST = 3_000_000
 """Bytes of a page."""
