@@ -61,7 +61,7 @@ class Chart:
             svg: str = vl_convert.vegalite_to_svg(json.dumps(self.specification))
         except ValueError as error:
             raise ReportError(
-                f"the chart {self.name!r} cannot be drawn ({error}): --mae-report none leaves it out"
+                f"the chart {self.name!r} cannot be drawn ({error}): --mae-report none leaves the report out"
             ) from error
         return svg
 

@@ -76,7 +76,7 @@ class Contents:
         first = next((result.row for result in stored if result.row.family == "clean"), None)
         if images is None or first is None:
             raise ReportError(
-                f"{run.path}: no cell is finished and clean, so there is nothing to report; run some, or name another"
+                f"{run.path}: no clean cell is finished, so there is nothing to report; run some, or name another"
             )
         results = of_one_setting(stored, {cell_of(first).id})
         of_images = (images.ids, images.labels, images.classes, images.duplicate_of)

@@ -60,6 +60,38 @@ def test_a_run_ends_with_a_page_that_shows_what_changed_and_what_was_seen(projec
     assert 'alt="An image of class' in page.read_text()
 
 
+def test_a_page_shows_no_comparison_of_an_earlier_session(project: Project) -> None:
+    project.matrix("clean")
+    update = ("--mae-limit", "0", "--mae-full", "--mae-update-baseline", "--mae-reason", "first")
+    assert project.run(*update, "--mae-run", "first").ret == 0
+    assert project.run("--mae-run", "run").ret == 0
+    assert "1 unchanged" in text_of(project.path / "run/report.html")
+    assert project.run("--mae-run", "run", "--mae-resume", "--mae-baseline", "none").ret == 0
+    assert "The run was not compared with a baseline." in text_of(project.path / "run/report.html")
+
+
+def test_a_page_that_cannot_be_made_fails_the_run_and_hides_no_regression(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import vl_convert
+
+    def fail(_: str) -> str:
+        raise ValueError("no such mark")
+
+    project.matrix("clean", per_class=60)
+    update = ("--mae-limit", "0", "--mae-full", "--mae-update-baseline", "--mae-reason", "first")
+    assert project.run(*update, "--mae-run", "first").ret == 0
+    monkeypatch.setattr(vl_convert, "vegalite_to_svg", fail)
+    good = project.run("--mae-run", "second", "--mae-limit", "0")
+    assert good.ret == pytest.ExitCode.TESTS_FAILED
+    assert "cannot be drawn (no such mark): --mae-report none leaves the report out" in said(good)
+    project.write("wrong.json", json.dumps({"colour-clean-0.00": [0, 60]}))
+    worse = project.run("--mae-run", "third", "--mae-limit", "0")
+    assert worse.parseoutcomes()["failed"] == 1
+    assert "regression" in said(worse)
+    assert (project.path / "third/leaderboard.md").exists()
+
+
 def test_no_page_is_written_where_none_is_wanted(project: Project) -> None:
     project.matrix("clean")
     assert project.run("--mae-run", "run", "--mae-report", "none").ret == 0
@@ -103,4 +135,4 @@ def test_a_page_is_made_of_an_older_run_and_of_several(project: Project, monkeyp
     assert {"bright", "dim"} <= set(text_of(project.path / "both.html").split())
     missing = runner.invoke(app, ["report", "nowhere"])
     assert missing.exit_code == 2
-    assert "no cell is finished" in missing.output
+    assert "no clean cell is finished" in missing.output

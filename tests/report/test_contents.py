@@ -65,9 +65,17 @@ def test_every_degradation_of_every_model_has_a_breaking_point(contents: Content
 
 def test_a_run_without_a_finished_cell_has_no_report(tmp_path: Path) -> None:
     RunDirectory.create(tmp_path / "run", resume=False)
-    with pytest.raises(ReportError, match="no cell is finished and clean"):
+    with pytest.raises(ReportError, match="no clean cell is finished"):
         write_report(tmp_path / "run")
     assert not (tmp_path / "run/report.html").exists()
+
+
+def test_a_part_of_a_run_without_its_clean_cells_has_no_report(make_run: Callable[..., Path]) -> None:
+    run = make_run()
+    for path in run.glob("cells/*/clean-0.00.json"):
+        path.unlink()
+    with pytest.raises(ReportError, match="no clean cell is finished"):
+        write_report(run)
 
 
 def test_a_damaged_comparison_is_named(make_run: Callable[..., Path]) -> None:
