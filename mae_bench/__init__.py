@@ -11,16 +11,20 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mae_bench.cells import Cell, Level
     from mae_bench.models.classifier import Classifier
+    from mae_bench.notebook import evaluate
     from mae_bench.pytest_plugin import model_fixture
+    from mae_bench.results import Results
     from mae_bench.rows import ResultRow
 
-__all__ = ["Cell", "Classifier", "Level", "ResultRow", "__version__", "model_fixture"]
+__all__ = ["Cell", "Classifier", "Level", "ResultRow", "Results", "__version__", "evaluate", "model_fixture"]
 
 _HOMES = {
     "Cell": "mae_bench.cells",
     "Classifier": "mae_bench.models.classifier",
     "Level": "mae_bench.cells",
     "ResultRow": "mae_bench.rows",
+    "Results": "mae_bench.results",
+    "evaluate": "mae_bench.notebook",
     "model_fixture": "mae_bench.pytest_plugin",
 }
 

@@ -16,20 +16,20 @@ PACKAGE = Path(mae_bench.__file__).parent
 FLOORS = {
     0: (
         "mae_bench", "archives", "atomic", "cached", "cells", "errors", "file_names", "markup", "published",
-        "revision", "rows", "seals", "statistics",
+        "restored", "revision", "rows", "seals", "statistics",
     ),
     1: ("duplicates", "images", "labelled_images", "machine", "memory", "randomness", "suites"),
     2: ("degradations",),
     3: ("models",),
     4: ("indicators",),
-    5: ("clean_pass", "joint_pass", "evaluate", "reference", "representation", "salience", "shard", "training"),
+    5: ("clean_pass", "joint_pass", "evaluation", "reference", "representation", "salience", "shard", "training"),
     6: (
         "baseline", "claims", "comparison", "contrasts", "corruption_error", "evidence", "export", "figures", "history",
-        "leaderboard", "merge", "mirror", "regression", "report", "selfcheck", "store", "trajectories", "verify",
-        "warehouse",
+        "leaderboard", "merge", "mirror", "paired_comparison", "regression", "report", "selfcheck", "side", "store",
+        "trajectories", "verify", "warehouse",
     ),
-    7: ("executors", "grouping", "plan", "simulation"),
-    8: ("__main__", "cli", "perf", "pytest_plugin"),
+    7: ("executors", "grouping", "plan", "results", "simulation"),
+    8: ("__main__", "cli", "notebook", "perf", "pytest_plugin"),
 }  # fmt: skip
 FLOOR_OF = {name: floor for floor, names in FLOORS.items() for name in names}
 
@@ -100,7 +100,7 @@ from ..suites import Suite
 from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import timm
-    from mae_bench.evaluate import Evaluation
+    from mae_bench.evaluation import Evaluation
 else:
     import kornia
 def later():

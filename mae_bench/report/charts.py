@@ -151,6 +151,31 @@ def curves(contents: Contents) -> list[Chart]:
     return made
 
 
+def accuracy(contents: Contents) -> alt.FacetChart:
+    """Top-1 against the level from 0, which is clean, with its 95 % interval: a chart by itself, whose panels are
+    degradations.
+    """
+    names = ["model", "level", "top1", "top1_low", "top1_high"]
+    pieces = []
+    for (name, unit), of_kind in contents.cells.groupby(["degradation", "unit"], sort=False):
+        clean = [{**contents.clean[model].to_dict(), "level": 0.0} for model in of_kind["model"].unique()]
+        piece = pd.concat([pd.DataFrame(clean)[names], of_kind[names]])
+        pieces.append(piece.assign(degradation=f"{name}, {unit}"))
+    table = _percent(pd.concat(pieces, ignore_index=True), "top1", "top1_low", "top1_high")
+    model = _models(contents)
+    base = alt.Chart(table).encode(
+        x=alt.X("level:Q", title="level", axis=alt.Axis(tickCount=4)),
+        y=alt.Y("top1:Q", title="top-1 (%)", scale=alt.Scale(domain=[0, 100])),
+        tooltip=["model", "degradation", "level", *_tips("top1", "top1_low", "top1_high")],
+    )
+    shade = _models(contents, legend=False)["color"]
+    band = base.mark_area(opacity=0.15).encode(y="top1_low:Q", y2="top1_high:Q", color=shade)
+    layers = (_lines(base, model) + band).properties(width=PANEL, height=110)
+    panels = alt.Facet("degradation:N", title=None, sort=list(table["degradation"].unique()))
+    chart: alt.FacetChart = layers.facet(facet=panels, columns=min(3, len(pieces))).resolve_scale(x="independent")
+    return chart
+
+
 def profiles(contents: Contents) -> Chart | None:
     """Centred alignment of the mean patch token along the layers."""
     known = contents.indicators
