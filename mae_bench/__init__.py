@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from mae_bench.results import Results
     from mae_bench.rows import ResultRow
 
+    __version__: str
+
 __all__ = ["Cell", "Classifier", "Level", "ResultRow", "Results", "__version__", "evaluate", "model_fixture"]
 
 _HOMES = {

@@ -156,10 +156,10 @@ def accuracy(contents: Contents) -> alt.FacetChart:
     degradations.
     """
     names = ["model", "level", "top1", "top1_low", "top1_high"]
+    clean = pd.DataFrame([row.to_dict() | {"model": terminal_text(model)} for model, row in contents.clean.items()])
     pieces = []
     for (name, unit), of_kind in contents.cells.groupby(["degradation", "unit"], sort=False):
-        clean = [{**contents.clean[model].to_dict(), "level": 0.0} for model in of_kind["model"].unique()]
-        piece = pd.concat([pd.DataFrame(clean)[names], of_kind[names]])
+        piece = pd.concat([clean.loc[clean["model"].isin(of_kind["model"]), names], of_kind[names]])
         pieces.append(piece.assign(degradation=f"{name}, {unit}"))
     table = _percent(pd.concat(pieces, ignore_index=True), "top1", "top1_low", "top1_high")
     model = _models(contents)
