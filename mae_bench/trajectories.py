@@ -12,7 +12,7 @@ from typing import Any
 from mae_bench.cells import Level
 from mae_bench.degradations import ladders
 from mae_bench.errors import BenchError
-from mae_bench.evaluate import Evaluation, Settings
+from mae_bench.evaluation import Evaluation, Settings
 from mae_bench.evidence import Trajectories
 from mae_bench.models.pool import Pool
 from mae_bench.models.registry import ModelEntry

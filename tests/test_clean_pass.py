@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from mae_bench.cells import Level
 from mae_bench.clean_pass import FINISHED, CleanPass, shared_clean_pass
-from mae_bench.evaluate import Evaluation, Settings
+from mae_bench.evaluation import Evaluation, Settings
 from mae_bench.images import BLOCK
 from mae_bench.models.classifier import Classifier
 from mae_bench.models.pool import Pool

@@ -15,7 +15,7 @@ from mae_bench.cells import Level
 from mae_bench.degradations import DEGRADATIONS, EVERY, PATTERNS, Degradation
 from mae_bench.degradations.ladders import ladder
 from mae_bench.degradations.occlusion import hidden, hidden_tokens
-from mae_bench.evaluate import Evaluation, Settings
+from mae_bench.evaluation import Evaluation, Settings
 from mae_bench.models.pool import Pool
 from mae_bench.models.registry import ModelEntry
 from mae_bench.models.zoo import bundled

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from mae_bench.cells import Level
-from mae_bench.evaluate import Evaluation, Settings
+from mae_bench.evaluation import Evaluation, Settings
 from mae_bench.images import BLOCK
 from mae_bench.indicators.block_sums import BlockSums
 from mae_bench.joint_pass import from_bytes, joint_pass, to_bytes

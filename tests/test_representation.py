@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mae_bench.cells import Level
 from mae_bench.degradations.occlusion import hidden_tokens
-from mae_bench.evaluate import Evaluation, EvaluationError, Settings
+from mae_bench.evaluation import Evaluation, EvaluationError, Settings
 from mae_bench.images import BLOCK
 from mae_bench.indicators.attention import attention_values, uniform_distance
 from mae_bench.indicators.profile import column

@@ -13,7 +13,7 @@ from torch import nn
 
 from mae_bench.cells import Level
 from mae_bench.errors import BenchError
-from mae_bench.evaluate import Evaluation, Settings
+from mae_bench.evaluation import Evaluation, Settings
 from mae_bench.models.pool import Pool
 from mae_bench.models.registry import ModelEntry
 from mae_bench.models.zoo import ARCHITECTURES, load_weights, save_weights

@@ -14,6 +14,7 @@ from mae_bench.cells import Level, near_name
 from mae_bench.degradations.severity import SEVERITIES, table_name
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 DOMAINS: dict[str, tuple[float, float]] = {
@@ -98,6 +99,25 @@ class Degradation:
             upper = "any finite number" if math.isinf(high) else f"{high:g}"
             raise ValueError(f"{self.name}: level {level} is outside its domain, {low:g} to {upper} ({self.unit})")
 
+    def method(self, level: Level, size: tuple[int, int], device: torch.device, reference_size: int) -> str | None:
+        """By which of several equal ways images of ``size`` (H, W) are degraded at ``level`` on ``device``, as
+        :func:`mae_bench.degradations.blur.method_of` names them; None where there is one.
+
+        >>> import torch
+        >>> degradation("gaussian_blur").method(Level(2.0), (224, 224), torch.device("cpu"), 224)
+        'toeplitz'
+        """
+        if level.value == 0 or self.on_tokens:
+            return None
+        chosen: Any = getattr(self._changing, "method_of", None)
+        method: str | None = chosen and chosen(self.name, level, size, device, reference_size)
+        return method
+
+    @property
+    def _changing(self) -> Any:
+        """The module that changes the pixels."""
+        return import_module(f"mae_bench.degradations.{self.module or self.family}")
+
     def apply(self, images: Tensor, level: Level, setting: Setting) -> Tensor:
         """``images`` (B, C, H, W) in [0, 1] degraded at ``level``; shape, dtype and range are kept. What acts on the
         model's tokens leaves them as they are, and so does what needs colours where there is one channel.
@@ -110,12 +130,11 @@ class Degradation:
             return images
         if self.by_salience and setting.salience is None:
             raise ValueError(f"{self.name}: needs the salience of the images, and the setting has none")
-        module: Any = import_module(f"mae_bench.degradations.{self.module or self.family}")
         if self.by_severity:
             parameters = SEVERITIES[self.name].at(level.value, min(images.shape[-2:]))
-            corrupted: Tensor = module.corrupt(self.name, images, parameters, setting)
+            corrupted: Tensor = self._changing.corrupt(self.name, images, parameters, setting)
             return corrupted
-        degraded: Tensor = module.degrade(self.name, images, level.value, setting)
+        degraded: Tensor = self._changing.degrade(self.name, images, level.value, setting)
         return degraded
 
 

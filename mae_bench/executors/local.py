@@ -18,7 +18,7 @@ from torch import nn
 
 from mae_bench.cells import Cell, Level
 from mae_bench.errors import BenchError
-from mae_bench.evaluate import Evaluation, Progress, Settings
+from mae_bench.evaluation import Evaluation, Progress, Settings
 from mae_bench.images import View, cache_folder, decoded
 from mae_bench.labelled_images import LabelledImages, first_copies
 from mae_bench.machine import machine, version_of

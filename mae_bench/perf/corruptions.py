@@ -11,7 +11,6 @@ from torch import Tensor
 
 from mae_bench.cells import Level
 from mae_bench.degradations import CORRUPTIONS
-from mae_bench.degradations.blur import method_of
 from mae_bench.perf.conditions import Conditions
 from mae_bench.perf.degradations import LEAST, OURS, SIDE, setting_of, smooth_images
 from mae_bench.perf.measurement import FASTER, Findings, Measurement
@@ -67,7 +66,7 @@ def measured(conditions: Conditions) -> Findings:
 
 
 def _method(name: str, batch: Tensor) -> str:
-    return method_of(name, Level(float(SEVERITY), severity=True), (SIDE, SIDE), batch.device, SIDE) or ""
+    return CORRUPTIONS[name].method(Level(float(SEVERITY), severity=True), (SIDE, SIDE), batch.device, SIDE) or ""
 
 
 def _case(name: str) -> str:

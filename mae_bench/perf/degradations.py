@@ -12,7 +12,6 @@ from torch import Tensor
 
 from mae_bench.cells import Level
 from mae_bench.degradations import DEGRADATIONS, EVERY, Degradation, Setting
-from mae_bench.degradations.blur import method_of
 from mae_bench.degradations.ladders import GRIDS, ladder
 from mae_bench.perf.conditions import Conditions
 from mae_bench.perf.measurement import FASTER, LONGER, Findings, Measurement
@@ -53,7 +52,7 @@ def _blur_measurements(conditions: Conditions, batch: Tensor, sigma: float, peer
         goals = {"OpenCV": "blur small"}
     elif conditions.device.type == "cuda":
         goals = {COPY: "bandwidth"}
-    method = method_of("gaussian_blur", Level(sigma), (side, side), batch.device, side) or ""
+    method = DEGRADATIONS["gaussian_blur"].method(Level(sigma), (side, side), batch.device, side) or ""
     found = [Measurement.rate(SECTION, case, name, each, method * (name == OURS)) for name, each in seconds.items()]
     return found + [
         Measurement.of(SECTION, case, name, FASTER, ratio(each, seconds[OURS]), goals.get(name, ""))
@@ -93,9 +92,7 @@ def _against_a_copy(conditions: Conditions) -> list[Measurement]:
     kinds = pixel_degradations()
     work = {COPY: Work(batch.clone, images)}
     work |= {f"{kind.name}-{level}": Work(_applied(kind, batch, level, setting), images) for kind, level in kinds}
-    methods = {
-        f"{kind.name}-{level}": method_of(kind.name, level, (SIDE, SIDE), batch.device, SIDE) for kind, level in kinds
-    }
+    methods = {f"{kind.name}-{level}": kind.method(level, (SIDE, SIDE), batch.device, SIDE) for kind, level in kinds}
     rounds = conditions.either(conditions.rounds, 1)
     seconds = interleaved(work, conditions.clock, rounds, 0 if conditions.quick else LEAST / 4)
     copy = seconds.pop(COPY)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from mae_bench.cells import Level
-from mae_bench.evaluate import Evaluation, Settings
+from mae_bench.evaluation import Evaluation, Settings
 from mae_bench.images import BLOCK, PROBE_BLOCKS, content_hash, stratified
 from mae_bench.indicators.alignment import alignment_scores
 from mae_bench.indicators.attention import attention_values

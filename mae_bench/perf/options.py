@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from mae_bench.cells import Level
-from mae_bench.evaluate import Evaluation, Settings
+from mae_bench.evaluation import Evaluation, Settings
 from mae_bench.images import BLOCK
 from mae_bench.models.zoo import bundled
 from mae_bench.perf.conditions import Conditions

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from mae_bench.evaluate import Evaluation, Settings
+from mae_bench.evaluation import Evaluation, Settings
 from mae_bench.models.pool import Pool
 from mae_bench.models.registry import ModelEntry
 from mae_bench.models.zoo import bundled
@@ -75,8 +75,8 @@ def _functions(do: Callable[[], object], top: int) -> str:
 def _without_folder(line: str) -> str:
     """A line of a profile, which says of the package's own files where they are in it, of others what they are called.
 
-    >>> _without_folder("  0.1  /home/me/mae_bench/evaluate.py:7(run)")
-    '  0.1  mae_bench/evaluate.py:7(run)'
+    >>> _without_folder("  0.1  /home/me/mae_bench/evaluation.py:7(run)")
+    '  0.1  mae_bench/evaluation.py:7(run)'
     """
     return re.sub(
         r"(?<= )/\S+/", lambda found: found[0][found[0].rfind(FOLDER) + 1 :] if FOLDER in found[0] else "", line

@@ -80,7 +80,7 @@ def peak() -> Iterator[list[float]]:
 
 def evaluate(images: int, scratch: Path) -> None:
     """The clean cell and a degraded one of the bundled model on the first ``images`` of the bundled suite."""
-    from mae_bench.evaluate import Evaluation, Settings
+    from mae_bench.evaluation import Evaluation, Settings
     from mae_bench.models.pool import Pool
     from mae_bench.models.registry import ModelEntry
     from mae_bench.models.zoo import bundled

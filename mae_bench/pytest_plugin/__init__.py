@@ -110,11 +110,12 @@ def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> 
 
 
 def pytest_report_teststatus(report: pytest.TestReport | pytest.CollectReport) -> Any:
-    """In verbose output, a cell that passes says its top-1. One that fails says it in its table, and keeps the line by
-    which other tools know it.
+    """In verbose output, a cell that passes says its top-1, and where there are several the method by which its images
+    were degraded. One that fails says it in its table, and keeps the line by which other tools know it.
     """
     if isinstance(report, pytest.TestReport) and report.when == "call" and report.passed:
-        top1 = said(report, "mae_cell").get("top1")
+        told = said(report, "mae_cell")
+        top1, method = told.get("top1"), told.get("method")
         if top1 is not None and not hasattr(report, "wasxfail"):
-            return report.outcome, ".", f"PASSED top-1 {100 * top1:.1f} %"
+            return report.outcome, ".", f"PASSED top-1 {100 * top1:.1f} %" + (f", {method}" if method else "")
     return None

@@ -262,7 +262,7 @@ class Harness:
 
     @cached_property
     def executor(self) -> LocalExecutor:
-        from mae_bench.evaluate import Settings
+        from mae_bench.evaluation import Settings
         from mae_bench.executors.local import LocalExecutor, resolved_device, resolved_dtype
         from mae_bench.store import RunDirectory
 

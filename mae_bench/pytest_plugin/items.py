@@ -16,7 +16,7 @@ from mae_bench.images import ImageError
 from mae_bench.pytest_plugin.harness import HARNESS, fail
 
 if TYPE_CHECKING:
-    from mae_bench.evaluate import Evaluation
+    from mae_bench.evaluation import Evaluation
     from mae_bench.representation import Representation
     from mae_bench.rows import CellResult
 
@@ -44,9 +44,10 @@ class BoundCell:
             self._harness.executor.prepare()  # takes as long as it takes
             with self._harness.deadline(self.cell):
                 result, note = self._harness.executor.run(self.cell)
+            method = self._harness.executor.evaluation.method(self.cell.degradation, self.cell.level)
         except BenchError as error:
             self._fail(error)
-        self._say("mae_cell", {"cell": self.cell.id, "top1": result.row.top1, "note": note})
+        self._say("mae_cell", {"cell": self.cell.id, "top1": result.row.top1, "note": note, "method": method})
         if result.row.status == "not_applicable":
             pytest.skip(f"not applicable: {result.reason}")
         return result

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from mae_bench.cells import Cell
 from mae_bench.errors import BenchError
-from mae_bench.evaluate import Settings
+from mae_bench.evaluation import Settings
 from mae_bench.executors.local import LocalExecutor, resolved_device
 from mae_bench.models import ModelError
 from mae_bench.models.classifier import Classifier

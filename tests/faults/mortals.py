@@ -18,7 +18,7 @@ import os
 
 from faults.deaths import DEATHS, FAILURES, INTERRUPTIONS
 from mae_bench import Classifier
-from mae_bench.evaluate import Evaluation
+from mae_bench.evaluation import Evaluation
 from networks import HERE, MeanColour, note
 
 WAYS = json.loads((HERE / "deaths.json").read_text())

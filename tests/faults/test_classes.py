@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from faults.reliability import Injection
 from mae_bench.errors import BenchError
-from mae_bench.evaluate import Evaluation, EvaluationError, Settings
+from mae_bench.evaluation import Evaluation, EvaluationError, Settings
 from mae_bench.images import Manifest, content_hash, stratified
 from mae_bench.models.classifier import Classifier
 from mae_bench.models.pool import Pool

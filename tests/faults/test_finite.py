@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from faults.reliability import Injection
 from mae_bench.cells import Cell
 from mae_bench.errors import BenchError
-from mae_bench.evaluate import Settings
+from mae_bench.evaluation import Settings
 from mae_bench.executors.local import LocalExecutor
 from mae_bench.models.classifier import Classifier
 from mae_bench.models.registry import ModelEntry

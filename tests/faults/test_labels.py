@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from faults.reliability import Injection
 from mae_bench.baseline import Baseline
 from mae_bench.errors import BenchError
-from mae_bench.evaluate import Evaluation, EvaluationError, Settings
+from mae_bench.evaluation import Evaluation, EvaluationError, Settings
 from mae_bench.history import BaselineError
 from mae_bench.models.classifier import Classifier
 from mae_bench.models.pool import Pool

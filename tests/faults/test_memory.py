@@ -21,7 +21,7 @@ from faults.prepared import Interpreter
 from faults.reliability import Injection
 from mae_bench.cells import Cell
 from mae_bench.errors import BenchError
-from mae_bench.evaluate import Settings
+from mae_bench.evaluation import Settings
 from mae_bench.executors.local import LocalExecutor
 from mae_bench.models.classifier import Classifier
 from mae_bench.models.registry import ModelEntry
@@ -205,7 +205,7 @@ from pathlib import Path
 
 from mae_bench.cells import Cell
 from mae_bench.errors import BenchError
-from mae_bench.evaluate import Settings
+from mae_bench.evaluation import Settings
 from mae_bench.executors.local import LocalExecutor
 from mae_bench.models.registry import ModelEntry
 from mae_bench.models.zoo import bundled

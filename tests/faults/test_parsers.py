@@ -436,7 +436,7 @@ def result() -> Any:
     """A finished cell of four images."""
     from dataclasses import fields
 
-    from mae_bench.evaluate import CellResult
+    from mae_bench.evaluation import CellResult
     from mae_bench.rows import ResultRow
 
     made_up = {"str": "x", "int": 4, "float": 0.5}

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from faults.reliability import Injection
 from mae_bench.cells import Level
-from mae_bench.evaluate import Evaluation, Settings
+from mae_bench.evaluation import Evaluation, Settings
 from mae_bench.images import View, content_hash, decode
 from mae_bench.models.classifier import Classifier
 from mae_bench.models.pool import Pool

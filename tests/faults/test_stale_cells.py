@@ -133,15 +133,15 @@ def manifest_hash(project: Project, patch: pytest.MonkeyPatch) -> tuple[str, ...
 
 
 def degradation_version(project: Project, patch: pytest.MonkeyPatch) -> tuple[str, ...]:  # noqa: ARG001
-    from mae_bench import evaluate
+    from mae_bench import evaluation
 
-    known = evaluate.degradation
-    patch.setattr(evaluate, "degradation", lambda *which: replace(known(*which), version=7))
+    known = evaluation.degradation
+    patch.setattr(evaluation, "degradation", lambda *which: replace(known(*which), version=7))
     return ()
 
 
 def indicator_version(project: Project, patch: pytest.MonkeyPatch) -> tuple[str, ...]:  # noqa: ARG001
-    patch.setattr("mae_bench.evaluate.INDICATOR_VERSION", 77)
+    patch.setattr("mae_bench.evaluation.INDICATOR_VERSION", 77)
     return ()
 
 
@@ -151,7 +151,7 @@ def torch_version(project: Project, patch: pytest.MonkeyPatch) -> tuple[str, ...
 
 
 def mae_bench_version(project: Project, patch: pytest.MonkeyPatch) -> tuple[str, ...]:  # noqa: ARG001
-    patch.setattr("mae_bench.evaluate.version", lambda _: "9.9")
+    patch.setattr("mae_bench.evaluation.version", lambda _: "9.9")
     return ()
 
 

@@ -20,7 +20,7 @@ from faults.reliability import Injection
 from mae_bench.baseline import Baseline, updated
 from mae_bench.cells import Level
 from mae_bench.errors import BenchError
-from mae_bench.evaluate import Evaluation, Settings
+from mae_bench.evaluation import Evaluation, Settings
 from mae_bench.history import BaselineError
 from mae_bench.leaderboard import Leaderboard, default_conditions
 from mae_bench.models.classifier import Classifier

@@ -68,6 +68,21 @@ def test_the_images_given_are_left_as_they_were() -> None:
     assert images.unique().tolist() == [0.5]
 
 
+@given(sizes=st.lists(st.integers(1, 6), min_size=2, max_size=5), data=st.data())
+def test_batches_of_any_sizes_one_after_the_other_are_normalised_alike_and_left_alone(
+    sizes: list[int], data: st.DataObject
+) -> None:
+    """Also by a module that hands its input through."""
+    seed = data.draw(st.integers(0, 2**31))
+    images = [torch.rand(n, 2, 3, 3 + n % 2, generator=torch.Generator().manual_seed(seed)) for n in sizes]
+    model = Classifier(nn.Flatten(), mean=(0.2, 0.7), std=(0.5, 0.3), input_size=(2, 3, 3))
+    outside = [model(batch) for batch in images]
+    with torch.inference_mode():
+        inside = [model(batch) for batch in images]
+    for mine, expected in zip(inside, outside, strict=True):
+        assert torch.equal(mine, expected)
+
+
 @pytest.mark.parametrize(
     ("mean", "std"), [((0.5,), (0.5,) * 3), ((0.5,) * 3, (0.5,)), ((0.5,) * 2, (0.5,) * 2), ((), ())]
 )

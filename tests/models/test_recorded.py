@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from mae_bench.cells import Level
-from mae_bench.evaluate import Evaluation, Settings
+from mae_bench.evaluation import Evaluation, Settings
 from mae_bench.models.classifier import Classifier
 from mae_bench.models.pool import Pool
 from mae_bench.models.recorded import Recorded

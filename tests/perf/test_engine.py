@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mae_bench.evaluate import Evaluation, Settings
+from mae_bench.evaluation import Evaluation, Settings
 from mae_bench.images import BLOCK, PROBE_BLOCKS
 from mae_bench.models.pool import Pool
 from mae_bench.models.registry import ModelEntry

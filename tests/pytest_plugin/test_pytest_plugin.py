@@ -39,6 +39,18 @@ def sections(result: pytest.RunResult) -> list[str]:
     return re.findall(r"^=+ (mae_bench: .*?) =+$", result.stdout.str(), re.MULTILINE)
 
 
+def test_a_blurred_cell_says_how_its_images_were_blurred(project: Project) -> None:
+    project.matrix("blur")
+    result = project.run("-v", "-k", "blur", "--junitxml=x.xml")
+    result.stdout.fnmatch_lines_random(
+        [
+            "*colour-gaussian_blur-* PASSED top-1 * %, toeplitz *",
+            "*colour-defocus_blur-* PASSED top-1 * %, shift-and-add *",
+        ]
+    )
+    assert "&quot;method&quot;: &quot;toeplitz&quot;" in (project.path / "x.xml").read_text()
+
+
 def test_a_model_and_three_lines_in_an_empty_directory_make_a_leaderboard(project: Project) -> None:
     project.conftest(VIT)
     project.images(classes="ab")

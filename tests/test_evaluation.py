@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from mae_bench.cells import Level
 from mae_bench.degradations import Setting, degradation
-from mae_bench.evaluate import Evaluation, EvaluationError, Settings
+from mae_bench.evaluation import Evaluation, EvaluationError, Settings
 from mae_bench.images import BLOCK
 from mae_bench.indicators.alignment import INDICATORS as ALIGNMENTS
 from mae_bench.indicators.retention import INDICATORS as RETENTIONS

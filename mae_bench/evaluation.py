@@ -243,6 +243,13 @@ class Evaluation:
         """Why the model cannot have cells of a degradation; None where it can."""
         return self.model.taps.token_reason if kind.on_tokens else None
 
+    def method(self, name: str, level: Level) -> str | None:
+        """By which of several equal ways the images of a cell are degraded; None where there is one."""
+        if self.suite.stored is not None and level.severity:
+            return None
+        size = (self.view.height, self.view.width)
+        return degradation(name, level.severity).method(level, size, self.device, self.suite.entry.reference_size)
+
     def decode(self) -> None:
         """Have the clean images decoded, if they are not yet.
 
