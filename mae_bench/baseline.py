@@ -47,8 +47,8 @@ class Baseline:
     history: tuple[Update, ...] = ()
 
     @classmethod
-    def load(cls, path: Path, suite: str) -> Baseline | None:
-        """The baseline in ``path`` between two updates, or None where there is none.
+    def load(cls, path: Path, suite: str | None) -> Baseline | None:
+        """The baseline in ``path`` between two updates, or None where there is none. ``suite`` None takes any.
 
         Raises:
             BaselineError: a file is missing, unreadable or another than the last update wrote, or the baseline is of
@@ -67,7 +67,7 @@ class Baseline:
                     return baseline
 
     @classmethod
-    def _read(cls, path: Path, suite: str) -> Baseline | None:
+    def _read(cls, path: Path, suite: str | None) -> Baseline | None:
         history = history_of(path)
         files = located(path, history)
         if not files:
@@ -75,7 +75,9 @@ class Baseline:
         outcomes = Outcomes.load(files["outcomes.npz"])
         rows = read_rows(files["cells.csv"])
         suites = {outcomes.suite, *(row.suite for row in rows)}
-        if suites != {suite}:
+        if suite is None and len(suites) > 1:
+            raise BaselineError(f"baseline {path} is of several suites, {', '.join(sorted(suites))}; restore it")
+        if suite is not None and suites != {suite}:
             raise BaselineError(
                 f"baseline {path} is of suite {', '.join(sorted(suites))}, the run is of {suite}: "
                 "name another with --mae-baseline DIR, or none"
@@ -124,14 +126,7 @@ class Baseline:
         Empty where the same weights must give the same predictions, and where the baseline lacks the cell.
         """
         there = self.rows.get(cell_of(row).id)
-        if there is None:
-            return {}
-        values = {name: (str(getattr(row, name)), str(getattr(there, name))) for name in FINGERPRINT}
-        return {
-            name: (here or "unknown", then or "unknown")
-            for name, (here, then) in values.items()
-            if here != then or not here
-        }
+        return {} if there is None else differing(row, there)
 
     def compare(
         self, result: CellResult, ids: Sequence[str], rule: Rule, duplicate_of: np.ndarray | None = None
@@ -172,16 +167,7 @@ class Baseline:
             self.outcomes.labels[then],
             rule,
             note,
-            repeatable=self._is_repeated(result.row, there),
-        )
-
-    def _is_repeated(self, here: ResultRow, there: ResultRow) -> bool:
-        """Whether the same was computed in the same way, in batches of the same images."""
-        same = ("weights_hash", "preprocessing", "label_map", "manifest_hash")
-        return (
-            here.dtype == "float32"
-            and all(getattr(here, name) == getattr(there, name) for name in same)
-            and not self.differing(here)
+            repeatable=is_repeated(result.row, there),
         )
 
     def shifts(self, result: CellResult) -> list[Shift]:
@@ -202,6 +188,28 @@ class Baseline:
             return Incomparable(cell, "level", row.condition.rsplit("-", 1)[1], levels)
         what = "degradation" if any(r.model == row.model for r in self.rows.values()) else "model"
         return Incomparable(cell, what, getattr(row, what), "not in the baseline", new=True)
+
+
+def differing(here: ResultRow, there: ResultRow) -> dict[str, tuple[str, str]]:
+    """What was known or done otherwise where the two cells were evaluated: field to its value here and there. What is
+    unknown of both may differ.
+    """
+    values = {name: (str(getattr(here, name)), str(getattr(there, name))) for name in FINGERPRINT}
+    return {
+        name: (mine or "unknown", theirs or "unknown")
+        for name, (mine, theirs) in values.items()
+        if mine != theirs or not mine
+    }
+
+
+def is_repeated(here: ResultRow, there: ResultRow) -> bool:
+    """Whether the same was computed in the same way, in batches of the same images."""
+    same = ("weights_hash", "preprocessing", "label_map", "manifest_hash")
+    return (
+        here.dtype == "float32"
+        and all(getattr(here, name) == getattr(there, name) for name in same)
+        and not differing(here, there)
+    )
 
 
 def updated(

@@ -219,7 +219,7 @@ def claims(
             if trajectories is not None:
                 import torch
 
-                from mae_bench.evaluate import Settings
+                from mae_bench.evaluation import Settings
                 from mae_bench.trajectories import evaluated
 
                 torch.set_num_threads(threads)
@@ -289,7 +289,7 @@ def _class_tokens(suite: Suite, name: str) -> tuple[dict[int, Tensor], np.ndarra
     """CLS tokens of a bundled model by layer on the sample of clean images, and their labels."""
     import tempfile
 
-    from mae_bench.evaluate import Evaluation, Settings
+    from mae_bench.evaluation import Evaluation, Settings
     from mae_bench.models.pool import Pool
     from mae_bench.models.registry import ModelEntry
     from mae_bench.models.zoo import bundled
@@ -343,6 +343,44 @@ def merge(
         merged = write_merged(run, out)
     cells, representations = len(merged.cell_files()), len(merged.representation_files())
     typer.echo(f"{terminal_text(str(out))}: {cells} cells, {representations} representations")
+
+
+@app.command()
+def compare(
+    a: Annotated[str, typer.Argument(metavar="A", help="Run directory, folder of committed results, or REV:FOLDER.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="The same; a revision alone means its results/<suite>.")],
+    model: Annotated[
+        list[str] | None, typer.Option(help="OLD=NEW: compare model OLD of A with NEW of B; repeatable.")
+    ] = None,
+    min_drop: Annotated[float, typer.Option(min=0, help="Least difference in points that counts.")] = 0.3,
+    tolerance: Annotated[float, typer.Option(min=0, help="Points of top-1 that may be lost or gained.")] = 1.0,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Write a page too, FILE.md.")] = None,
+) -> None:
+    """Say whether B is better than A, cell by cell, family by family and as a whole, on the images that both have.
+
+    A and B are each a run directory, a folder of committed results, or a git revision of one, which is read without
+    touching the working tree. Where something is significantly worse the exit code is 1.
+
+    Example: mae-bench compare HEAD results/runs/july
+
+    Is the new model really better: mae-bench compare results/fashion_mnist results/fashion_mnist --model
+    supervised_s0=mae_ft_s0
+    """
+    with _reported("compare"):
+        from mae_bench.paired_comparison import Pair, PairedComparison
+        from mae_bench.side import sides
+        from mae_bench.store import write_atomically
+
+        if out is not None and out.suffix != ".md":
+            raise BenchError(f"--out {out}: name a .md file")
+        pairs = [Pair.parse(text) for text in model or ()]
+        found = PairedComparison.of(*sides(a, b, Path()), pairs, min_drop / 100, tolerance / 100)
+        if out is not None:
+            write_atomically(out, found.to_markdown().encode())
+    typer.echo(found.to_markdown() if markdown else found.to_text())
+    if found.is_worse:
+        raise typer.Exit(1)
 
 
 @app.command()

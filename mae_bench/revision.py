@@ -1,10 +1,11 @@
-"""The git revision that a working tree is of, and what in the tree is not in it."""
+"""The git revision that a working tree is of, what in the tree is not in it, and what lies in other revisions."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import subprocess
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -48,13 +49,13 @@ class Revision:
         )
         assert state is not None, "git found the tree a moment ago"
         commit, changed = "", []
-        for line in state.split("\0"):
+        for line in os.fsdecode(state).split("\0"):
             kind, _, rest = line.partition(" ")
             if rest.startswith("branch.oid "):
                 commit = rest.removeprefix("branch.oid ").replace("(initial)", "")
             elif kind in _FIELDS_BEFORE_PATH:
                 changed.append(line.split(" ", _FIELDS_BEFORE_PATH[kind])[-1])
-        return cls(Path(top.removesuffix("\n")), commit, tuple(changed))
+        return cls(Path(os.fsdecode(top).removesuffix("\n")), commit, tuple(changed))
 
     def changed_outside(self, *folders: Path) -> list[str]:
         """The changed paths that lie in none of ``folders``, bytecode aside, which Python makes as it runs."""
@@ -67,7 +68,63 @@ class Revision:
         ]
 
 
-def _git(folder: Path, *arguments: str) -> str | None:
+@dataclass(frozen=True)
+class Commit:
+    """A commit of the repository that ``folder`` lies in; the working tree is not touched, and is not looked at."""
+
+    folder: Path
+    hash: str
+
+    @classmethod
+    def named(cls, folder: Path, name: str) -> Commit | None:
+        """The commit that git knows as ``name``: a branch, a tag, a hash, ``HEAD~1``. None where ``folder`` lies in no
+        repository or git is not installed.
+
+        Raises:
+            RevisionError: git knows none, or refuses the repository.
+        """
+        if name.startswith("-"):  # which git would take for an option
+            raise RevisionError(f"{name}: no name of a revision begins so")
+        try:
+            found = _git(folder, "rev-parse", "--verify", f"{name}^{{commit}}")
+        except RevisionError as error:
+            raise RevisionError(
+                f"{name}: git knows no such revision here; fetch it, or name another ({error})"
+            ) from error
+        return None if found is None else cls(folder, os.fsdecode(found).strip())
+
+    def folders(self, path: str) -> list[str]:
+        """Names of the folders in the folder ``path``; none where the commit has no such folder."""
+        return [name for name, kind, _ in self._entries(path) if kind == "tree"]
+
+    def files(self, path: str, names: Collection[str]) -> dict[str, bytes]:
+        """Content of those of ``names`` that are files in the folder ``path``, as committed: no filter is applied, so
+        that of a file kept by Git LFS there is the pointer alone.
+
+        ``path`` counts from the top of the repository, or, where it begins with ``./`` or ``../``, from the folder.
+
+        Raises:
+            RevisionError: git refuses.
+        """
+        blobs = {name: blob for name, kind, blob in self._entries(path) if kind == "blob" and name in names}
+        return {name: _git(self.folder, "cat-file", "blob", blob) or b"" for name, blob in blobs.items()}
+
+    def _entries(self, path: str) -> list[tuple[str, str, str]]:
+        """Name, kind and object of each entry of the folder ``path``."""
+        try:
+            listing = _git(self.folder, "ls-tree", "-z", f"{self.hash}:{path.rstrip('/')}")
+        except RevisionError as error:
+            if "Not a valid object name" in str(error) or "not a tree object" in str(error):
+                return []
+            raise
+        entries = []
+        for line in os.fsdecode(listing or b"").split("\0")[:-1]:
+            (_, kind, blob), name = line.partition("\t")[0].split(" "), line.partition("\t")[2]
+            entries.append((name, kind, blob))
+        return entries
+
+
+def _git(folder: Path, *arguments: str) -> bytes | None:
     """What git prints about ``folder``, or None where there is no git or no tree.
 
     Raises:
@@ -96,7 +153,7 @@ def _git(folder: Path, *arguments: str) -> str | None:
         ) from error
     said = os.fsdecode(done.stderr).strip()
     if done.returncode == 0:
-        return os.fsdecode(done.stdout)
+        return done.stdout
     if "not a git repository (or any" in said or "must be run in a work tree" in said:
         return None
     raise RevisionError(f"git cannot tell how the tree at {folder} stands: {said or f'exit code {done.returncode}'}")

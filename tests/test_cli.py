@@ -59,6 +59,7 @@ HELP = [
             "suites",
             "degradations",
             "claims",
+            "compare",
             "figures",
             "gather",
             "merge",

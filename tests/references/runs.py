@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from mae_bench.baseline import Baseline, save
 from mae_bench.cells import Cell
 from mae_bench.labelled_images import LabelledImages, first_copies
 from mae_bench.representation import Representation
 from mae_bench.rows import IDENTITY, CellResult
-from mae_bench.store import RunDirectory
+from mae_bench.store import Outcomes, RunDirectory, cell_of
 
 CONDITIONS = ("clean-0.00", "gaussian_blur-3.00", "random_patch-0.50", "token_drop-0.50")
 CELLS = tuple(f"{model}-{condition}" for model in ("vit", "ViT-B", "cnn") for condition in CONDITIONS)
@@ -103,6 +104,22 @@ class Sessions:
             run.merge(images.ids, images.labels, images.classes, None, images.duplicate_of)
             run.merge_representations()
         return run
+
+    def commit(
+        self, path: Path, cells: Collection[str] = CELLS, turned: int = 0, suite: str = "fashion_mnist"
+    ) -> Baseline:
+        """The committed results in ``path``, updated by ``cells`` in each of which the first ``turned`` images are
+        predicted as the class after the one that they else are.
+        """
+        results = [self.result(name, suite=suite) for name in cells]
+        for result in results:
+            result.prediction[:turned] = (result.prediction[:turned] + 1) % len(self.images.classes)
+        images, before = self.images, Baseline.load(path, suite)
+        outcomes = Outcomes.of(suite, results, images.ids, images.labels, images.classes, images.duplicate_of)
+        rows = {cell_of(result.row).id: result.row for result in results}
+        baseline = Baseline(path, rows, outcomes, before.history if before is not None else ())
+        save(baseline, sorted({row.model for row in rows.values()}), "a reason", "run", path.parent.parent)
+        return baseline
 
 
 def contents(folder: Path) -> dict[str, bytes]:
