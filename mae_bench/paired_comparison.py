@@ -135,7 +135,7 @@ class Incomparable:
     b: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class PairedComparison:
     """What comparing side ``a`` with side ``b`` of a ``suite`` gave: ``cells`` in the order of families, ``means``
     of which the last is that of the whole, what was ``incomparable``, and ``remarks`` in sentences.
@@ -286,6 +286,13 @@ class PairedComparison:
         head, answer, *rest = self._parts(markdown_text, "github")
         title = f"# {markdown_text(self.suite)}: is B better than A?"
         return "\n\n".join([title, f"**{answer}**", head.replace("\n", "  \n"), *rest]) + "\n"
+
+    def __repr__(self) -> str:
+        return self.to_text()
+
+    def _repr_markdown_(self) -> str:
+        """As notebooks show it."""
+        return self.to_markdown()
 
     def _parts(self, shown: Callable[[str], str], style: str) -> list[str]:
         parts = [f"A: {shown(self.a)}\nB: {shown(self.b)}", self.answer]

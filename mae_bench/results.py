@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from mae_bench.labelled_images import LabelledImages
     from mae_bench.leaderboard import Leaderboard
+    from mae_bench.paired_comparison import PairedComparison
     from mae_bench.report.contents import Contents
     from mae_bench.rows import CellResult, ResultRow
     from mae_bench.store import Outcomes
@@ -121,6 +122,14 @@ class Results:
 
         return Leaderboard.of(self.rows, self.outcomes)
 
+    def indicators(self) -> pd.DataFrame:
+        """The indicators of all layers, heads and kinds of token, one line for each value, as ``indicators.parquet``
+        has them.
+        """
+        from mae_bench.store import indicator_table
+
+        return indicator_table(self.cells)
+
     def plot(self) -> alt.FacetChart:
         """Top-1 against the level with its 95 % interval, a small chart for each degradation; level 0 is clean.
 
@@ -133,14 +142,35 @@ class Results:
             raise ResultsError("there are only clean cells, and nothing to draw them against: evaluate degradations")
         return accuracy(self._contents)
 
+    def compare(self, other: Results, models: Mapping[str, str] | None = None) -> PairedComparison:
+        """Whether ``other`` is better: every cell that both have, tested on the images that both have. ``models`` says
+        which model of these results is compared with which of the others; by default each with the one of its name, or
+        where each side has one model these.
+
+        Raises:
+            BenchError: there is nothing to compare; of another suite, of other images, or of other models.
+        """
+        from mae_bench.paired_comparison import Pair, PairedComparison
+        from mae_bench.side import Side
+
+        pairs = [Pair(mine, theirs) for mine, theirs in (models or {}).items()]
+        if not pairs and len(self.models) == len(other.models) == 1:
+            pairs = [Pair(next(iter(self.models)), next(iter(other.models)))]
+        a, b = (Side.of(f"{one._name} ({', '.join(one.models)})", one.cells, one.images) for one in (self, other))
+        return PairedComparison.of(a, b, pairs)
+
+    @property
+    def _name(self) -> str:
+        """Of the run."""
+        return str(self.manifest.get("run_id", "results"))
+
     @property
     def _contents(self) -> Contents:
         from mae_bench.report.contents import Contents
         from mae_bench.store import representation_table
 
-        name = str(self.manifest.get("run_id", ""))
         return Contents(
-            name,
+            self._name,
             dict(self.manifest),
             self.images,
             tuple(self.cells),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,18 @@ def test_a_frame_has_a_line_for_each_cell_and_a_column_for_each_field(results: C
         expected = {name: value for name, value in row.to_dict().items() if value is not None}
         assert {name: line[name] for name in expected} == expected
         assert all(pd.isna(line[name]) for name in row.to_dict().keys() - expected.keys())
+
+
+def test_indicators_are_those_of_each_cell(results: Callable[..., Results], cell_result: Callable[..., Any]) -> None:
+    record = {"indicator": "alignment", "layer": 1, "head": None, "token": "cls", "value": 0.5, "low": None}
+    record |= {"high": None, "reason": "few_blocks"}
+    with_one = cell_result("vit-box_blur-1.75", LABELS, LABELS, indicators=[record])
+    found = results()
+    table = Results((*found.cells, with_one), found.images, found.models).indicators()
+    assert len(table) == 1
+    line = table.iloc[0].to_dict()
+    expected = {"cell": "vit-box_blur-1.75", **record}
+    assert {k: v for k, v in line.items() if not pd.isna(v)} == {k: v for k, v in expected.items() if v is not None}
 
 
 def test_text_shows_each_condition_once_with_each_model_beside_it(results: Callable[..., Results]) -> None:
@@ -143,6 +155,38 @@ def test_a_chart_holds_every_degraded_cell_and_clean_at_level_0(results: Callabl
 def test_without_degraded_cells_there_is_no_chart(results: Callable[..., Results]) -> None:
     with pytest.raises(ResultsError, match="only clean cells"):
         results(conditions=("clean-0.00",)).plot()
+
+
+# --------------------------------------------------------------------------- comparison
+
+
+def test_models_are_compared_by_name_and_single_ones_with_each_other(results: Callable[..., Results]) -> None:
+    vit, cnn, both = results(("vit",)), results(("cnn",)), results(("vit", "cnn"))
+    pairs = [
+        {(cell.pair.a, cell.pair.b) for cell in compared.cells}
+        for compared in (vit.compare(cnn), both.compare(vit), both.compare(both, {"vit": "cnn"}), both.compare(both))
+    ]
+    assert pairs == [{("vit", "cnn")}, {("vit", "vit")}, {("vit", "cnn")}, {("vit", "vit"), ("cnn", "cnn")}]
+
+
+def test_a_comparison_says_what_the_other_gains(results: Callable[..., Results]) -> None:
+    worse = results()
+    better = Results(
+        tuple(replace(cell, prediction=LABELS) for cell in worse.cells), worse.images, worse.models, worse.manifest
+    )
+    compared = worse.compare(better)
+    assert {cell.condition: (cell.lost, cell.gained) for cell in compared.cells} == {
+        condition: (0, wrong) for wrong, condition in enumerate(CONDITIONS)
+    }
+    assert repr(compared) == compared.to_text()
+    assert compared._repr_markdown_() == compared.to_markdown()
+
+
+def test_what_has_nothing_in_common_is_not_compared(results: Callable[..., Results]) -> None:
+    with pytest.raises(BenchError, match="no model"):
+        results(("vit", "cnn")).compare(results(("resnet",)))
+    with pytest.raises(BenchError, match="has no model vti"):
+        results(("vit", "cnn")).compare(results(("vit",)), {"vit": "vti"})
 
 
 # --------------------------------------------------------------------------- run directory

@@ -22,6 +22,8 @@ def test_a_notebook(tmp_path: Path) -> None:
     assert_type(results.rows, list[mae_bench.ResultRow])
     assert_type(results.rows[0].top1, float | None)
     assert_type(results.plot(), alt.FacetChart)
+    assert_type(results.compare(results).is_worse, bool)
+    assert_type(results.indicators(), pd.DataFrame)
     assert_type(results.save(tmp_path / "run"), Path)
     assert_type(mae_bench.Results.load(tmp_path / "run"), mae_bench.Results)
     assert list(results.to_frame()["condition"]) == ["clean-0.00", "gaussian_blur-2.00"]
