@@ -355,7 +355,7 @@ def compare(
     min_drop: Annotated[float, typer.Option(min=0, help="Least difference in points that counts.")] = 0.3,
     tolerance: Annotated[float, typer.Option(min=0, help="Points of top-1 that may be lost or gained.")] = 1.0,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown.")] = False,
-    out: Annotated[Path | None, typer.Option(help="Write a page too, FILE.md.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write a page too, FILE.html or FILE.md.")] = None,
 ) -> None:
     """Say whether B is better than A, cell by cell, family by family and as a whole, on the images that both have.
 
@@ -372,11 +372,15 @@ def compare(
         from mae_bench.side import sides
         from mae_bench.store import write_atomically
 
-        if out is not None and out.suffix != ".md":
-            raise BenchError(f"--out {out}: name a .md file")
+        if out is not None and out.suffix not in (".html", ".md"):
+            raise BenchError(f"--out {out}: name a .html or .md file")
         pairs = [Pair.parse(text) for text in model or ()]
         found = PairedComparison.of(*sides(a, b, Path()), pairs, min_drop / 100, tolerance / 100)
-        if out is not None:
+        if out is not None and out.suffix == ".html":
+            from mae_bench.report.differences import write_differences
+
+            write_differences(found, out)
+        elif out is not None:
             write_atomically(out, found.to_markdown().encode())
     typer.echo(found.to_markdown() if markdown else found.to_text())
     if found.is_worse:

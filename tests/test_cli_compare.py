@@ -119,7 +119,7 @@ def test_a_page_is_written_and_the_table_printed(tree: Path) -> None:
         (("good", "nowhere"), "nowhere is no folder, and no revision either"),
         (("good", "HEAD", "--model", "cnn"), "--model cnn: write OLD=NEW"),
         (("good", "HEAD", "--model", "cnn=vitt"), "has no model vitt; did you mean vit"),
-        (("good", "HEAD", "--out", "page.pdf"), "--out page.pdf: name a .md file"),
+        (("good", "HEAD", "--out", "page.pdf"), "--out page.pdf: name a .html or .md file"),
         (("good", "results"), "results holds no results"),
         (("good", "runs/bad"), "images.json: cannot be read"),
         (("good", "spoilt"), "was changed by other means"),

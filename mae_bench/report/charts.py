@@ -5,6 +5,7 @@ vision; lines and marks take the colour of the page's text, so that they are see
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,7 +36,13 @@ CONFIG: dict[str, Any] = {
         "gridColor": TEXT,
         "gridOpacity": 0.15,
     },
-    "legend": {"labelColor": TEXT, "titleColor": TEXT, "titleFontWeight": "normal", "labelLimit": 240},
+    "legend": {
+        "labelColor": TEXT,
+        "titleColor": TEXT,
+        "titleFontWeight": "normal",
+        "labelLimit": 240,
+        "columnPadding": 24,
+    },
     "header": {"labelColor": TEXT, "titleColor": TEXT},
     "title": {"color": TEXT},
 }
@@ -72,7 +79,8 @@ def charts(contents: Contents) -> list[Chart]:
     return [chart for chart in [*made, scatter(contents)] if chart is not None]
 
 
-def _chart(name: str, title: str, description: str, chart: Any, table: pd.DataFrame) -> Chart:
+def described(name: str, title: str, description: str, chart: Any, table: pd.DataFrame) -> Chart:
+    """An Altair ``chart`` of ``table`` in the style of the page."""
     specification: dict[str, Any] = chart.properties(usermeta={"embedOptions": {"renderer": "svg"}}).to_dict()
     specification["config"] = CONFIG
     return Chart(name, title, description, specification, table)
@@ -80,13 +88,17 @@ def _chart(name: str, title: str, description: str, chart: Any, table: pd.DataFr
 
 def _models(contents: Contents, legend: bool = True) -> dict[str, Any]:
     """Colour and shape of each model, the same in every chart."""
-    names = _names(contents)
+    return keys(_names(contents), legend)
+
+
+def keys(names: Sequence[str], legend: bool = True) -> dict[str, Any]:
+    """Colour and shape of each of ``names``, the values of a column ``model``."""
     colours = [COLOURS[i % len(COLOURS)] for i in range(len(names))]
     shapes = [SHAPES[(i + i // len(COLOURS)) % len(SHAPES)] for i in range(len(names))]
     key = alt.Legend(orient="bottom", columns=4, title=None) if legend else None
     return {
-        "color": alt.Color("model:N", scale=alt.Scale(domain=names, range=colours), legend=key),
-        "shape": alt.Shape("model:N", scale=alt.Scale(domain=names, range=shapes), legend=key),
+        "color": alt.Color("model:N", scale=alt.Scale(domain=[*names], range=colours), legend=key),
+        "shape": alt.Shape("model:N", scale=alt.Scale(domain=[*names], range=shapes), legend=key),
     }
 
 
@@ -124,7 +136,7 @@ def standings(contents: Contents) -> Chart | None:
         shape=alt.Shape("what:N", scale=alt.Scale(domain=["score", "clean"], range=["circle", "diamond"]), legend=None),
     )
     words = "The robustness score and the clean top-1 of each model in percent, with their 95 % intervals."
-    return _chart("standings", "Standings", words, chart.properties(width=520), table)
+    return described("standings", "Standings", words, chart.properties(width=520), table)
 
 
 def curves(contents: Contents) -> list[Chart]:
@@ -147,7 +159,7 @@ def curves(contents: Contents) -> list[Chart]:
             .resolve_scale(x="independent")
         )
         words = f"Top-1 in percent of each model under {family}, against the level of each degradation."
-        made.append(_chart(f"curves-{family}", family, words, chart, table))
+        made.append(described(f"curves-{family}", family, words, chart, table))
     return made
 
 
@@ -195,7 +207,7 @@ def profiles(contents: Contents) -> Chart | None:
         "Directional alignment of clean and degraded images, the mean patch token about its mean over images, along "
         "the layers of each model: the mean over the cells of each family. 1 is no change of direction."
     )
-    return _chart("profiles", "Alignment along the layers", words, chart, table)
+    return described("profiles", "Alignment along the layers", words, chart, table)
 
 
 def retention(contents: Contents) -> Chart | None:
@@ -226,7 +238,7 @@ def retention(contents: Contents) -> Chart | None:
         "Retention of the active features of each head of each block, adjusted for chance, the mean over all degraded "
         "cells of a model: 1 is all, 0 what chance keeps."
     )
-    return _chart("retention", "What each head retains", words, chart, table)
+    return described("retention", "What each head retains", words, chart, table)
 
 
 def attention(contents: Contents) -> Chart | None:
@@ -246,7 +258,7 @@ def attention(contents: Contents) -> Chart | None:
     words = (
         "The mean distance that the heads of each block attend over in clean images, over that of uniform attention."
     )
-    return _chart("attention", "Attention distance", words, chart.properties(width=420, height=200), table)
+    return described("attention", "Attention distance", words, chart.properties(width=420, height=200), table)
 
 
 def scatter(contents: Contents) -> Chart | None:
@@ -277,7 +289,7 @@ def scatter(contents: Contents) -> Chart | None:
         .resolve_scale(x="independent")
     )
     words = "Each cell by an indicator at the last block and by the share of the clean top-1 that it keeps."
-    return _chart("scatter", "Indicators and accuracy", words, chart, table)
+    return described("scatter", "Indicators and accuracy", words, chart, table)
 
 
 def _names(contents: Contents) -> list[str]:

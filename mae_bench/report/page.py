@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.resources import files
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pandas as pd
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
 from mae_bench import cached
@@ -54,10 +54,11 @@ def write_report(contents: Contents, place: Path, data: Path | None = None) -> N
 
 def page(contents: Contents, pictures: Pictures) -> str:
     """The HTML of a report. Whatever was named by others is text in it."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["seen"] = lambda text: terminal_text(str(text))
     drawn = charts(contents)
-    return environment.from_string(_file("page.html.jinja")).render(
+    return rendered(
+        "page.html.jinja",
+        drawn,
+        {chart.name: chart.specification for chart in drawn},
         contents=contents,
         pictures=pictures,
         answers=answers(contents),
@@ -68,15 +69,28 @@ def page(contents: Contents, pictures: Pictures) -> str:
         changes=changes_table(contents),
         classes=classes_table(contents),
         worst=[_worst(contents, pictures, i) for i in contents.worst_images],
-        charts={chart.name: chart for chart in drawn},
         curves=[chart for chart in drawn if chart.name.startswith("curves-")],
+        manifest=json.dumps(contents.manifest, indent=2),
+        vega=Markup(_vega()),
+    )
+
+
+def rendered(template: str, drawn: Sequence[Chart], specifications: Mapping[str, Any], **values: object) -> str:
+    """A ``template`` of this folder filled with ``values``, which are text in it, and with the charts ``drawn``: with
+    their ``specifications`` a reader's browser draws them anew, so that they say what is under the pointer.
+    """
+    environment = Environment(
+        loader=FunctionLoader(_file), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["seen"] = lambda text: terminal_text(str(text))
+    return environment.get_template(template).render(
+        charts={chart.name: chart for chart in drawn},
         behind={chart.name: behind(chart) for chart in drawn},
         svg={chart.name: Markup(chart.to_svg()) for chart in drawn},
-        specifications={chart.name: chart.specification for chart in drawn},
-        manifest=json.dumps(contents.manifest, indent=2),
+        specifications=specifications,
         style=Markup(_file("page.css")),
         script=Markup(_file("page.js")),
-        vega=Markup(_vega()),
+        **values,
     )
 
 

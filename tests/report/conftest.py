@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 
 from mae_bench.labelled_images import LabelledImages, first_copies
+from mae_bench.paired_comparison import Pair, PairedComparison
 from mae_bench.report import REPORT, page
 from mae_bench.report.contents import Contents
+from mae_bench.report.differences import write_differences
 from mae_bench.representation import Representation
+from mae_bench.side import Side
 from mae_bench.store import RunDirectory, cell_of
 
 IMAGES = 300
@@ -40,6 +43,19 @@ def write_report(run: Path) -> Path:
     """The report of a run directory, in it."""
     place = run / REPORT
     page.write_report(Contents.of(RunDirectory(run)), place)
+    return place
+
+
+def comparison_of(run: Path, old: str, new: str) -> PairedComparison:
+    """Two models of a run, one against the other."""
+    side = Side.load(str(run), run)
+    return PairedComparison.of(side, side, [Pair(old, new), Pair(new, new)])
+
+
+def write_comparison(run: Path, old: str, new: str) -> Path:
+    """The page of :func:`comparison_of`, in the run directory."""
+    place = run / "differences.html"
+    write_differences(comparison_of(run, old, new), place)
     return place
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.report.conftest import HOSTILE, write_report
+from tests.report.conftest import HOSTILE, write_comparison, write_report
 
 pytestmark = pytest.mark.browser
 
@@ -115,6 +115,46 @@ def test_nobody_is_kept_out(opened: Callable[..., Any], report: Path, scheme: st
     found = Axe().run(page)
     assert found.violations_count == 0, found.generate_report()
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", SIZES)
+def test_a_comparison_keeps_nobody_out(
+    opened: Callable[..., Any], make_run: Callable[..., Path], scheme: str, size: str
+) -> None:
+    from axe_playwright_python.sync_playwright import Axe
+
+    width, height = SIZES[size]
+    place = write_comparison(make_run(), "weak", "strong")
+    page = opened(place, color_scheme=scheme, viewport={"width": width, "height": height})
+    for summary in page.locator("summary").all():
+        summary.click()
+    found = Axe().run(page)
+    assert found.violations_count == 0, found.generate_report()
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_a_comparison_is_whole_without_a_script_and_sorted_with_one(
+    opened: Callable[..., Any], make_run: Callable[..., Path]
+) -> None:
+    place = write_comparison(make_run(), "weak", "strong")
+    for script in (False, True):
+        page = opened(place, java_script_enabled=script)
+        assert page.locator("#differences tbody tr").count() == 12
+        charts = page.locator(".chart")
+        assert charts.count() == page.locator(".chart svg").count() == 4
+        for chart in charts.all():
+            assert chart.locator("svg").bounding_box()["width"] > 100
+    page.locator("#differences th:nth-child(5) button").click()
+    points = [float(text) for text in column(page, "differences", 5)]
+    assert points == sorted(points, reverse=True)
+
+
+def test_a_hostile_name_does_nothing_in_a_comparison(opened: Callable[..., Any], make_run: Callable[..., Path]) -> None:
+    page = opened(write_comparison(make_run((HOSTILE, "other")), "other", HOSTILE))
+    assert page.title() == "fashion_mnist: is B better than A?"
+    assert page.locator("img[src=x]").count() == 0
+    assert "onerror=alert(1)" in page.locator("#differences").inner_text()
 
 
 def test_a_hostile_name_does_nothing(opened: Callable[..., Any], make_run: Callable[..., Path]) -> None:
