@@ -387,6 +387,56 @@ def compare(
         raise typer.Exit(1)
 
 
+class Format(StrEnum):
+    """How results are handed on."""
+
+    timm = "timm"
+    model_index = "model-index"
+    latex = "latex"
+
+
+@app.command()
+def export(
+    run: Annotated[str, typer.Argument(help="Run directory, folder of committed results, or REV:FOLDER.")],
+    into: Annotated[
+        Format, typer.Option("--format", help="timm's CSV, a Hugging Face model card's metadata, or a LaTeX table.")
+    ],
+    model: Annotated[list[str] | None, typer.Option(help="This model alone; repeatable.")] = None,
+    condition: Annotated[
+        str | None, typer.Option(help="For timm: results under this degradation and level, not clean ones.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Write to this file (default: print).")] = None,
+) -> None:
+    """Hand on results as others keep theirs.
+
+    Example: mae-bench export results/fashion_mnist --format latex --out table.tex
+
+    timm's columns under a degradation: mae-bench export results/runs/july --format timm --condition random_patch-0.50
+
+    A model card's metadata: mae-bench export HEAD --format model-index --model mae_ft_s0
+    """
+    with _reported("export"):
+        from mae_bench import export as formats
+        from mae_bench.side import Side
+        from mae_bench.store import write_atomically
+
+        if condition is not None and into is not Format.timm:
+            raise BenchError(f"--condition {condition}: {into.value} has all conditions; leave it out, or use timm")
+        board, chosen = formats.board_of(Side.load(run, Path())), model or ()
+        if into is Format.timm:
+            text = formats.timm_csv(board, chosen, condition)
+        else:
+            text = (formats.model_index if into is Format.model_index else formats.latex)(board, chosen)
+        if out is not None:
+            write_atomically(out, text.encode())
+    if out is None:
+        typer.echo(text, nl=False)
+    else:
+        typer.echo(f"written to {terminal_text(str(out))}")
+    if board.images < board.images_expected:
+        typer.echo(f"of {board.images:,} of {board.images_expected:,} images", err=True)
+
+
 @app.command()
 def report(
     run: Annotated[list[Path], typer.Argument(help="Run directory, or several that can be merged.")],

@@ -60,6 +60,7 @@ HELP = [
             "degradations",
             "claims",
             "compare",
+            "export",
             "figures",
             "gather",
             "merge",

@@ -8,7 +8,7 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from mae_bench.cells import FAMILIES, Level
+from mae_bench.cells import Level
 from mae_bench.markup import terminal_text
 from mae_bench.paired_comparison import OVERALL, PairedComparison
 from mae_bench.report.charts import COLOURS, PANEL, TEXT, Chart, described, keys
@@ -88,9 +88,10 @@ def families(found: PairedComparison) -> Chart | None:
         return None
     table = pd.DataFrame(lines)
     names = list(dict.fromkeys(table["model"]))
+    order = [*dict.fromkeys(one.family for one in found.means if one.family != OVERALL), OVERALL]
     key = alt.Legend(orient="bottom", title=None)
     base = alt.Chart(table).encode(
-        y=alt.Y("family:N", sort=[*FAMILIES, OVERALL], title=None),
+        y=alt.Y("family:N", sort=order, title=None),
         color=alt.Color(
             "outcome:N",
             scale=alt.Scale(domain=[*OUTCOMES], range=[COLOURS[0], COLOURS[7], COLOURS[1]]),
@@ -123,7 +124,7 @@ def levels(found: PairedComparison) -> list[Chart]:
     """Of each family the difference of each cell against the level, a small chart for each degradation."""
     made = []
     names = list(dict.fromkeys(terminal_text(str(cell.pair)) for cell in found.cells))
-    for family in (name for name in FAMILIES if name != "clean"):
+    for family in dict.fromkeys(cell.family for cell in found.cells if cell.family != "clean"):
         lines = [
             {
                 "degradation": cell.condition.rsplit("-", 1)[0],
