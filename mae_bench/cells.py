@@ -13,6 +13,16 @@ from dataclasses import dataclass
 FAMILIES = ("clean", "blur", "occlusion", "token_drop", "imagenet_c", "c_extra", "cbar", "geometry")
 """A row's family is the family of the file that holds its test."""
 
+
+def family_place(family: str) -> tuple[int, str]:
+    """Where ``family`` stands in tables: those above in their order, then those that packages add, by name.
+
+    >>> sorted(["rain", "occlusion", "fog_of_mine", "blur"], key=family_place)
+    ['blur', 'occlusion', 'fog_of_mine', 'rain']
+    """
+    return (FAMILIES.index(family) if family in FAMILIES else len(FAMILIES)), family
+
+
 GROUPS = ("noise", "weather", "digital")
 """Further marks that cells of imagenet_c and c_extra carry beside their family (``blur`` is both)."""
 

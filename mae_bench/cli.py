@@ -107,20 +107,29 @@ def _committed_clean() -> dict[str, float]:
 
 @app.command()
 def suites() -> None:
-    """List the suites of images: the side that levels are meant for, how many images a default run takes, and what
-    --mae-data holds.
+    """List the suites of images: the side that levels are meant for, how many images a default run takes, the package
+    each is from, and what --mae-data holds.
 
     Example: mae-bench suites
     """
     from tabulate import tabulate
 
-    from mae_bench.suites import SUITES
+    from mae_bench.suites import every_suite
 
+    with _reported("suites"):
+        entries = every_suite().values()
     lines = [
-        (entry.name, entry.reference_size, entry.default_limit or "all", " ".join(entry.stored) or "-", entry.summary)
-        for entry in SUITES.values()
+        (
+            entry.name,
+            entry.reference_size,
+            entry.default_limit or "all",
+            " ".join(entry.stored) or "-",
+            terminal_text(entry.package or "mae_bench"),
+            terminal_text(entry.summary),
+        )
+        for entry in entries
     ]
-    typer.echo(tabulate(lines, headers=["suite", "px", "images", "as published", ""], disable_numparse=True))
+    typer.echo(tabulate(lines, headers=["suite", "px", "images", "as published", "from", ""], disable_numparse=True))
 
 
 @app.command()
@@ -130,23 +139,31 @@ def degradations(
     ] = None,
     position: Annotated[int, typer.Option(min=0, help="Which image of the suite to show.")] = 0,
 ) -> None:
-    """List every degradation: family, unit, and the levels of the bundled suite's ladder.
+    """List every degradation: family, unit, the levels of the bundled suite's ladder, and the package it is from.
 
     Example: mae-bench degradations --preview degradations.png
     """
     from tabulate import tabulate
 
-    from mae_bench.degradations import EVERY
+    from mae_bench.degradations import every
     from mae_bench.degradations.ladders import ladder
-    from mae_bench.suites import suite_entry
+    from mae_bench.suites import SUITES
 
-    entry = suite_entry("fashion_mnist")
+    entry = SUITES["fashion_mnist"]
+    with _reported("degradations"):
+        kinds = [kind for kind in every() if kind.family != "clean"]
     lines = [
-        (kind.name, kind.family, kind.group, kind.unit, " ".join(map(str, ladder(kind, entry.reference_size))))
-        for kind in EVERY
-        if kind.family != "clean"
+        (
+            kind.name,
+            kind.family,
+            kind.group,
+            terminal_text(kind.unit),
+            " ".join(map(str, ladder(kind, entry.reference_size))),
+            terminal_text(kind.package or "mae_bench"),
+        )
+        for kind in kinds
     ]
-    headers = ["degradation", "family", "group", "unit of level", "levels"]
+    headers = ["degradation", "family", "group", "unit of level", "levels", "from"]
     typer.echo(tabulate(lines, headers=headers, disable_numparse=True))
     if preview is None:
         return

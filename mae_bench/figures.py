@@ -11,7 +11,7 @@ import numpy as np
 
 from mae_bench.baseline import Baseline
 from mae_bench.cells import Cell, Level
-from mae_bench.degradations import DEGRADATIONS, EVERY, Setting, degradation
+from mae_bench.degradations import DEGRADATIONS, Setting, degradation, every
 from mae_bench.degradations.ladders import GRIDS, levels
 from mae_bench.errors import BenchError
 from mae_bench.evidence import Evidence
@@ -278,7 +278,7 @@ def degradation_strip(suite: Suite, position: int = 0, seed: int = 0) -> Figure:
     key = torch.from_numpy(suite.manifest.keys[position : position + 1])
     setting = Setting(key, seed, suite.entry.reference_size, suite.mean)
     size = suite.entry.reference_size
-    kinds = [kind for kind in EVERY if kind.family != "clean" and levels(kind, suite.entry, full=True)]
+    kinds = [kind for kind in every() if kind.family != "clean" and levels(kind, suite.entry, full=True)]
     rungs = max(len(levels(kind, suite.entry, full=True)) for kind in kinds)
     figure, axes = _panels(
         len(kinds),

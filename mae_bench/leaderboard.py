@@ -9,15 +9,15 @@ import numpy as np
 import pandas as pd
 
 from mae_bench import corruption_error
-from mae_bench.cells import FAMILIES
+from mae_bench.cells import family_place
 from mae_bench.corruption_error import corruption_scores
-from mae_bench.degradations import EVERY
+from mae_bench.degradations import BUILT_IN
 from mae_bench.degradations.ladders import RARE, conditions
 from mae_bench.markup import csv_text, markdown_text, terminal_text
 from mae_bench.rows import ResultRow
 from mae_bench.statistics import holm
 from mae_bench.store import ABSENT, Outcomes, cell_of
-from mae_bench.suites import SUITES, SuiteEntry
+from mae_bench.suites import SuiteEntry, suite_entry
 
 UNRANKED = ("clean", "token_drop")
 """Families that do not enter the ranking score."""
@@ -88,7 +88,11 @@ class Leaderboard:
         for row in rows:
             by_model.setdefault(row.model, []).append(row)
         families = tuple(dict.fromkeys(r.family for r in sorted(rows, key=_family_order) if r.family != "clean"))
-        default = {family: default_conditions(family, SUITES[suite]) for family in families}
+        entry = suite_entry(suite)
+        default = {  # of a family from a package that is not installed here, what there is
+            family: default_conditions(family, entry) or {row.condition for row in rows if row.family == family}
+            for family in families
+        }
         shared = {family: _shared(family, by_model, default[family], images) for family in families}
         standings = [
             _standing(
@@ -358,7 +362,7 @@ def scored_families(standings: Iterable[Standing]) -> tuple[str, ...]:
     complete = [s.robust.keys() - set(UNRANKED) for s in standings if not s.partial]
     having = [families for families in complete if families]
     common = set.intersection(*having) if having else set()
-    return tuple(family for family in FAMILIES if family in common)
+    return tuple(sorted(common, key=family_place))
 
 
 def _scored(standing: Standing, score: float, interval: tuple[float, float], tied: bool) -> Standing:
@@ -419,8 +423,10 @@ def _clean(rows: Iterable[ResultRow]) -> ResultRow | None:
     return next((row for row in rows if row.family == "clean"), None)
 
 
-def _family_order(row: ResultRow) -> int:
-    return [(kind.family, kind.name) for kind in EVERY].index((row.family, row.degradation))
+def _family_order(row: ResultRow) -> tuple[int, str, str]:
+    own = row.family, row.degradation
+    known = [(kind.family, kind.name) for kind in BUILT_IN]
+    return (known.index(own) if own in known else len(known), *own)
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 import numpy as np
 
 from mae_bench.baseline import differing, is_repeated
-from mae_bench.cells import FAMILIES, near_name
+from mae_bench.cells import family_place, near_name
 from mae_bench.errors import BenchError
 from mae_bench.leaderboard import UNRANKED, bootstrap_means, bootstrap_p
 from mae_bench.markup import markdown_text, terminal_text
@@ -506,8 +506,8 @@ def _rows(side: Side, model: str) -> dict[str, ResultRow]:
     return {row.condition: row for row in side.rows.values() if row.model == model}
 
 
-def _order(row: ResultRow) -> tuple[int, str, float]:
-    return FAMILIES.index(row.family) if row.family in FAMILIES else len(FAMILIES), row.degradation, row.level
+def _order(row: ResultRow) -> tuple[tuple[int, str], str, float]:
+    return family_place(row.family), row.degradation, row.level
 
 
 def _hindrance(pair: Pair, a: ResultRow, b: ResultRow) -> str | None:
@@ -614,7 +614,7 @@ def _mean_lines(
     )
     if not len(voting):
         return []
-    names = [name for name in FAMILIES if any(name in families for families in models)]
+    names = sorted({name for families in models for name in families}, key=family_place)
     ranked = tuple(name for name in names if name not in UNRANKED) or tuple(names)
     having = {name: [families[name] for families in models if name in families] for name in names}
     rates = {name: np.mean([_rates(cells, shared, voting) for cells in each], axis=0) for name, each in having.items()}

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mae_bench.atomic import folder_written_whole
-from mae_bench.cells import FAMILIES
+from mae_bench.degradations import families
 from mae_bench.errors import BenchError
 from mae_bench.rows import ResultRow
 from mae_bench.store import RunDirectory
@@ -159,7 +159,7 @@ def leaderboard(folder: Path, suite: str) -> list[Place]:
     from mae_bench.suites import suite_entry
 
     entry = suite_entry(suite)
-    needed = [(family, condition) for family in FAMILIES for condition in default_conditions(family, entry)]
+    needed = [(family, condition) for family in families() for condition in default_conditions(family, entry)]
     connection = opened(folder)
     if not (folder / f"suite={suite}").is_dir():
         held = ", ".join(sorted(path.name.removeprefix("suite=") for path in folder.glob("suite=*")))

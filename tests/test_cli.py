@@ -224,13 +224,13 @@ def test_degradations_are_listed_and_shown(tmp_path: Path, monkeypatch: pytest.M
     from PIL import Image
 
     from mae_bench import figures
-    from mae_bench.degradations import EVERY
+    from mae_bench.degradations import BUILT_IN
 
-    monkeypatch.setattr(figures, "EVERY", EVERY[:6])  # to draw all of them takes its time
+    monkeypatch.setattr(figures, "every", lambda: BUILT_IN[:6])  # to draw all of them takes its time
     result = run("degradations", "--preview", tmp_path / "new" / "strip.png", "--position", 3)
     assert result.exit_code == 0, result.stderr
     listed = [tuple(line.split()[:2]) for line in result.stdout.splitlines()[2:-1]]
-    assert listed == [(kind.name, kind.family) for kind in EVERY if kind.family != "clean"]
+    assert listed == [(kind.name, kind.family) for kind in BUILT_IN if kind.family != "clean"]
     with Image.open(tmp_path / "new" / "strip.png") as image:
         assert min(image.size) > 500
         assert len(image.convert("L").getcolors(256) or ()) > 50

@@ -14,7 +14,7 @@ from PIL import Image
 
 from mae_bench import figures
 from mae_bench.baseline import Baseline
-from mae_bench.degradations import EVERY
+from mae_bench.degradations import BUILT_IN
 from mae_bench.degradations.ladders import levels
 from mae_bench.evidence import Evidence, Training
 from mae_bench.figures import FigureError
@@ -108,8 +108,8 @@ def test_profiles_show_each_model_at_its_values(evidence: Evidence, tmp_path: Pa
 def test_strip_has_every_degradation_at_every_level(
     random_suite: Callable[..., Suite], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one_of_each = {(kind.family, kind.colour): kind for kind in EVERY if not kind.by_salience}.values()
-    monkeypatch.setattr(figures, "EVERY", tuple(one_of_each))
+    one_of_each = {(kind.family, kind.colour): kind for kind in BUILT_IN if not kind.by_salience}.values()
+    monkeypatch.setattr(figures, "every", lambda: tuple(one_of_each))
     for channels in (1, 3):
         suite = random_suite(12, channels=channels)
         # corruptions need 16 pixels

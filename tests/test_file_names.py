@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mae_bench.degradations import EVERY
+from mae_bench.degradations import BUILT_IN
 from mae_bench.degradations.ladders import ladder
 from mae_bench.file_names import LONGEST, file_name
 from mae_bench.models.zoo import WEIGHTS
@@ -58,7 +58,7 @@ def test_name_stays_as_it_is_where_it_is_an_everyday_one(name: str) -> None:
 
 def test_names_of_bundled_models_and_conditions_are_everyday_ones() -> None:
     models = [path.stem for path in WEIGHTS.glob("*.safetensors")]
-    conditions = [f"{kind.name}-{level}" for kind in EVERY for level in ladder(kind, 224)]
+    conditions = [f"{kind.name}-{level}" for kind in BUILT_IN for level in ladder(kind, 224)]
     timm = ["vit_base_patch16_224.augreg_in1k", "deit3_base_patch16_224.fb_in22k_ft_in1k"]
     assert models
     assert conditions

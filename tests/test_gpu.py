@@ -12,7 +12,7 @@ import torch
 from scipy.stats import kendalltau
 
 from mae_bench.cells import Level
-from mae_bench.degradations import DEGRADATIONS, EVERY, PATTERNS, Degradation
+from mae_bench.degradations import BUILT_IN, DEGRADATIONS, PATTERNS, Degradation
 from mae_bench.degradations.ladders import ladder
 from mae_bench.degradations.occlusion import hidden, hidden_tokens
 from mae_bench.evaluation import Evaluation, Settings
@@ -26,7 +26,7 @@ from mae_bench.suites import SUITES
 
 pytestmark = pytest.mark.gpu
 
-PIXELS = [kind for kind in EVERY if kind.family != "clean" and not kind.on_tokens]
+PIXELS = [kind for kind in BUILT_IN if kind.family != "clean" and not kind.on_tokens]
 STATED_SHARE = 0.001
 """Of the pixels of a corruption that rounds, thresholds or counts, how many may differ."""
 GLASS_SHARE = 0.005

@@ -15,8 +15,8 @@ PACKAGE = Path(mae_bench.__file__).parent
 # Modules and packages by floor; a package stands for all that is in it.
 FLOORS = {
     0: (
-        "mae_bench", "archives", "atomic", "cached", "cells", "errors", "file_names", "markup", "published",
-        "restored", "revision", "rows", "seals", "statistics",
+        "mae_bench", "archives", "atomic", "cached", "cells", "entry_points", "errors", "file_names", "markup",
+        "published", "restored", "revision", "rows", "seals", "statistics",
     ),
     1: ("duplicates", "images", "labelled_images", "machine", "memory", "randomness", "suites"),
     2: ("degradations",),

@@ -6,12 +6,16 @@ Importing this module imports no torch, so that a matrix can be listed cheaply.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+import re
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from mae_bench.cells import Level, near_name
+from mae_bench.cells import FAMILIES, GROUPS, MARKS, Level, near_name
 from mae_bench.degradations.severity import SEVERITIES, table_name
+from mae_bench.entry_points import EntryPointError, implementation, registered
 
 if TYPE_CHECKING:
     import torch
@@ -53,6 +57,12 @@ class Degradation:
     """One way to degrade images. ``version`` changes whenever the same level gives other pixels; ``module`` beside this
     one changes them (by default that of its family). ``group`` is a further mark of its cells, ``colour`` says that it
     cannot change a grey image.
+
+    A package adds one by an entry point of its name in :data:`ENTRY_POINTS`. Its ``module`` is then a full path, whose
+    function ``degrade(name, images, value, setting)`` takes images (B, C, H, W) in [0, 1], the value of the level and a
+    :class:`Setting`, and gives as many of the same shape, dtype and range; it is imported when the first is degraded.
+    Its ``levels`` rise, with two decimals at most; its ``unit`` may be any word, but for those in :data:`OWN_UNITS`;
+    its ``family`` is one of its own. ``package`` is filled in when it is found.
     """
 
     name: str
@@ -62,6 +72,8 @@ class Degradation:
     module: str = ""
     group: str = ""
     colour: bool = False
+    levels: tuple[float, ...] = ()
+    package: str = ""
 
     @property
     def on_tokens(self) -> bool:
@@ -83,18 +95,21 @@ class Degradation:
         return (self.family, self.group) if self.group else (self.family,)
 
     def unit_at(self, side: int) -> str:
-        """The unit of a level for images of ``side`` pixels; of severities it names the table too.
+        """The unit of a level for images of ``side`` pixels; of severities it names the table too, and of what a
+        package adds the package.
 
         >>> degradation("contrast", severity=True).unit_at(28)
         'severity (32 px)'
         """
+        if self.package:
+            return f"{self.unit} ({self.package})"
         return f"{self.unit} ({table_name(side)})" if self.by_severity else self.unit
 
     def check(self, level: Level) -> None:
         """Raises:
         ValueError: ``level`` is outside the domain of this degradation.
         """
-        low, high = DOMAINS[self.unit]
+        low, high = DOMAINS.get(self.unit, (0.0, math.inf))
         if level.severity != self.by_severity or not (low <= level.value <= high and math.isfinite(level.value)):
             upper = "any finite number" if math.isinf(high) else f"{high:g}"
             raise ValueError(f"{self.name}: level {level} is outside its domain, {low:g} to {upper} ({self.unit})")
@@ -115,7 +130,13 @@ class Degradation:
 
     @property
     def _changing(self) -> Any:
-        """The module that changes the pixels."""
+        """The module that changes the pixels.
+
+        Raises:
+            EntryPointError: it is that of a package, and cannot be used.
+        """
+        if self.package:
+            return implementation(self.package, self.module, "degrade")
         return import_module(f"mae_bench.degradations.{self.module or self.family}")
 
     def apply(self, images: Tensor, level: Level, setting: Setting) -> Tensor:
@@ -135,7 +156,25 @@ class Degradation:
             corrupted: Tensor = self._changing.corrupt(self.name, images, parameters, setting)
             return corrupted
         degraded: Tensor = self._changing.degrade(self.name, images, level.value, setting)
+        if self.package:
+            self._check_degraded(images, degraded)
         return degraded
+
+    def _check_degraded(self, images: Tensor, degraded: Any) -> None:
+        """Raises:
+        EntryPointError: what a package made of ``images`` are none of the same shape and range.
+        """
+        shape, dtype = getattr(degraded, "shape", None), getattr(degraded, "dtype", None)
+        if (shape, dtype) != (images.shape, images.dtype):
+            found = type(degraded).__name__ if shape is None else f"{dtype} {tuple(shape)}"
+            raise EntryPointError(
+                f"package {self.package}: {self.name} made {found} of {images.dtype} {tuple(images.shape)}; it is to "
+                "keep both, so mend or uninstall it"
+            )
+        if not bool(((degraded >= 0) & (degraded <= 1)).all()):
+            raise EntryPointError(
+                f"package {self.package}: {self.name} gave pixels outside [0, 1] or NaN; mend or uninstall it"
+            )
 
 
 PATTERNS = ("random_patch", "random_patch_offset", "center_block", "border", "random_block", "stripes")
@@ -191,7 +230,94 @@ CORRUPTIONS: dict[str, Degradation] = {
 kernel; here it is the one that the published set was made with.
 """
 
-EVERY: tuple[Degradation, ...] = (*DEGRADATIONS.values(), *CORRUPTIONS.values())
+BUILT_IN: tuple[Degradation, ...] = (*DEGRADATIONS.values(), *CORRUPTIONS.values())
+
+ENTRY_POINTS = "mae_bench.degradations"
+"""Group of the entry points by which packages add degradations."""
+
+OWN_UNITS = ("severity", "fraction of tokens", "fraction of attention", "none")
+"""Units whose levels are looked up in tables, or acted on, by the benchmark itself."""
+
+
+@cache
+def added() -> dict[str, Degradation]:
+    """Degradations that installed packages add, by name.
+
+    Raises:
+        EntryPointError: one cannot be used; it is named with its package and the remedy.
+    """
+    found: dict[str, Degradation] = {}
+    for one in registered(ENTRY_POINTS, Degradation):
+        why = _unfit(one.thing, one.name) or _clash(one.thing, one.package, found.values())
+        if why is not None:
+            raise one.refusal(why)
+        found[one.name] = replace(one.thing, package=one.package)
+    return found
+
+
+def every() -> tuple[Degradation, ...]:
+    """Every degradation, those that packages add last.
+
+    Raises:
+        EntryPointError: as :func:`added`.
+    """
+    return (*BUILT_IN, *added().values())
+
+
+def families() -> tuple[str, ...]:
+    """Every family, those that packages add last.
+
+    Raises:
+        EntryPointError: as :func:`added`.
+    """
+    return (*FAMILIES, *dict.fromkeys(kind.family for kind in added().values()))
+
+
+def _unfit(kind: Degradation, name: str) -> str | None:
+    """Why a degradation, added under ``name``, cannot be used by itself; None where it can."""
+    if kind.name != name:
+        return f"it is called {kind.name!r} itself; the two names are to be one"
+    for text in (kind.name, kind.family):
+        if not re.fullmatch("[a-z][a-z0-9_]*", text):
+            return f"{text!r} is no name: write small letters, digits and underscores"
+    if kind.group not in ("", *GROUPS):
+        return f"its group {kind.group!r} is none of {', '.join(GROUPS)}"
+    if kind.unit in OWN_UNITS or not kind.unit.isprintable() or not kind.unit:
+        return f"its unit {kind.unit!r} is not one that a package can have; name another"
+    if not kind.module:
+        return "it names no module with a function degrade(name, images, value, setting)"
+    rising = all(low < high for low, high in zip((0.0, *kind.levels), kind.levels, strict=False))
+    if not kind.levels or not rising or any(round(value, 2) != value for value in kind.levels):
+        return f"its levels {kind.levels} are to rise from above 0, in hundredths"
+    try:
+        kind.check(Level(kind.levels[-1]))
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def _clash(kind: Degradation, package: str, before: Collection[Degradation]) -> str | None:
+    """Why the names of a degradation of ``package`` cannot stand beside those that come with the benchmark, and those
+    that were added ``before``: cells are selected by parts of names, and a family is the work of one package.
+    """
+    if kind.name in {other.name for other in BUILT_IN}:
+        return f"mae_bench has a degradation {kind.name!r} itself; give it another name"
+    if kind.family in MARKS:
+        return f"mae_bench has a family {kind.family!r} itself; give it one of its own"
+    for other in before:
+        if other.family == kind.family and other.package != package:
+            return f"package {other.package} has a family {kind.family!r} too; give it another"
+    taken = [mark for mark in MARKS if mark != kind.group and (mark in kind.name or mark in kind.family)]
+    if taken:
+        return f"its name or its family contains {taken[0]!r}, so that -k {taken[0]} would select its cells; rename it"
+    for other in (*BUILT_IN, *before):
+        if other.family == kind.family:
+            continue
+        pairs = ((one.family, name) for one, two in ((kind, other), (other, kind)) for name in (two.name, two.family))
+        for mark, name in pairs:
+            if mark in name:
+                return f"{name!r} contains {mark!r}, so that -k {mark} would select cells of both; rename it"
+    return None
 
 
 def degradation(name: str, severity: bool = False) -> Degradation:
@@ -199,12 +325,16 @@ def degradation(name: str, severity: bool = False) -> Degradation:
 
     Raises:
         ValueError: there is none; the message names the nearest.
+        EntryPointError: as :func:`added`.
     """
-    known = CORRUPTIONS if severity else DEGRADATIONS
-    if name not in known:
-        other = DEGRADATIONS if severity else CORRUPTIONS
-        if name in other:
-            levels = "as 0.50 or 2.00" if severity else "from s1 to s5"
-            raise ValueError(f"{name!r} has no such level: its levels are {levels} ({other[name].unit})")
-        raise ValueError(f"unknown degradation {name!r}: {near_name(name, {*DEGRADATIONS, *CORRUPTIONS})}")
-    return known[name]
+    known, other = (CORRUPTIONS, DEGRADATIONS) if severity else (DEGRADATIONS, CORRUPTIONS)
+    if name in known:
+        return known[name]
+    mine = added()
+    if name in mine and not severity:
+        return mine[name]
+    if name in other or name in mine:
+        levels = "as 0.50 or 2.00" if severity else "from s1 to s5"
+        unit = (other.get(name) or mine[name]).unit
+        raise ValueError(f"{name!r} has no such level: its levels are {levels} ({unit})")
+    raise ValueError(f"unknown degradation {name!r}: {near_name(name, {*DEGRADATIONS, *CORRUPTIONS, *mine})}")

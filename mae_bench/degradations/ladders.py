@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from mae_bench.cells import Level
-from mae_bench.degradations import EVERY, Degradation
+from mae_bench.degradations import Degradation, every
 from mae_bench.degradations.severity import LARGE
+from mae_bench.errors import BenchError
 from mae_bench.suites import SuiteEntry
 
 GRIDS = {28: 7, 32: 8, 224: 14}
@@ -38,21 +39,28 @@ _BLUR = {
 }
 
 
+class LadderError(BenchError):
+    """A size of images that no levels are stated for."""
+
+
 def ladder(kind: Degradation, reference_size: int) -> tuple[Level, ...]:
-    """The five levels of ``kind``, rising; a clean image has one. Those in pixels are meant for images of side
-    ``reference_size`` and scale with the actual side.
+    """The five levels of ``kind``, rising; a clean image has one, and what a package adds has its own. Those in pixels
+    are meant for images of side ``reference_size`` and scale with the actual side.
 
     Raises:
-        ValueError: no ladder is stated for this reference size.
+        LadderError: no ladder is stated for this reference size.
 
     >>> from mae_bench.degradations import degradation
     >>> [str(level) for level in ladder(degradation("gaussian_blur"), 28)]
     ['0.50', '1.00', '1.50', '2.00', '3.00']
     """
     if reference_size not in GRIDS:
-        raise ValueError(f"no ladder for images of {reference_size} px: ladders exist for {', '.join(map(str, GRIDS))}")
+        sizes = ", ".join(map(str, GRIDS))
+        raise LadderError(f"no ladder for images of {reference_size} px: ladders exist for {sizes}")
     if kind.family == "clean":
         return (Level(0.0),)
+    if kind.levels:
+        return tuple(map(Level, kind.levels))
     if kind.by_severity:
         return tuple(Level(float(severity), severity=True) for severity in range(1, 6))
     if kind.family == "blur":
@@ -68,7 +76,7 @@ def levels(kind: Degradation, suite: SuiteEntry, full: bool = False) -> tuple[Le
     cannot change a grey image has no cells on grey images, and ``salient`` none without a reference model.
 
     Raises:
-        ValueError: as :func:`ladder`.
+        LadderError: as :func:`ladder`.
 
     >>> from mae_bench.degradations import degradation
     >>> from mae_bench.suites import SUITES
@@ -88,9 +96,9 @@ def levels(kind: Degradation, suite: SuiteEntry, full: bool = False) -> tuple[Le
         return ()
     if kind.by_severity:
         return rungs if suite.reference_size >= LARGE else rungs[2:3]
-    return rungs[::2]
+    return tuple(rungs[i] for i in sorted({0, len(rungs) // 2, len(rungs) - 1}))
 
 
 def conditions(suite: SuiteEntry, full: bool = False) -> list[tuple[Degradation, Level]]:
     """Every degradation at every level of the matrix of ``suite``."""
-    return [(kind, level) for kind in EVERY for level in levels(kind, suite, full)]
+    return [(kind, level) for kind in every() for level in levels(kind, suite, full)]

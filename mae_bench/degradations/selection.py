@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mae_bench.cells import GROUPS, Level, near_name
-from mae_bench.degradations import EVERY, Degradation, degradation
+from mae_bench.degradations import Degradation, degradation, every
 from mae_bench.degradations.ladders import conditions, levels
 from mae_bench.errors import BenchError
 from mae_bench.suites import SuiteEntry
@@ -49,11 +49,11 @@ def _named(name: str, suite: SuiteEntry) -> list[Condition]:
 
 def _kinds(name: str) -> list[Degradation]:
     """Those of a family or group, or the one that is called so."""
-    if name in {kind.family for kind in EVERY}:
-        return [kind for kind in EVERY if kind.family == name]
+    if name in {kind.family for kind in every()}:
+        return [kind for kind in every() if kind.family == name]
     if name in GROUPS:
-        return [kind for kind in EVERY if kind.group == name]
-    return [kind for kind in EVERY if kind.name == name][:1]
+        return [kind for kind in every() if kind.group == name]
+    return [kind for kind in every() if kind.name == name][:1]
 
 
 def _single(name: str, suite: SuiteEntry) -> Condition:
@@ -64,7 +64,7 @@ def _single(name: str, suite: SuiteEntry) -> Condition:
     """
     of, _, text = name.rpartition("-")
     if not _kinds(of):
-        known = {name for kind in EVERY for name in (kind.name, *kind.marks)}
+        known = {name for kind in every() for name in (kind.name, *kind.marks)}
         raise SelectionError(f"unknown degradation {name!r}: {near_name(of or name, known)}")
     try:
         level = Level.parse(text)

@@ -314,6 +314,7 @@ class LocalExecutor:
             "run_id": self.run_directory.run_id,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "suite": self.entry.name,
+            "suite_from": self.entry.package or "mae_bench",
             "data": str(self.data) if self.data else None,
             "manifest_hash": suite.manifest_hash,
             "images": len(suite.manifest.ids),

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mae_bench.cells import MARKS, near_name
+from mae_bench.degradations import families
 from mae_bench.models import ModelError
 
 
@@ -32,7 +33,7 @@ class ModelEntry:
         ModelError: the name holds a mark's name, so that ``-k`` could not tell them apart, or whitespace, brackets or
             what cannot be seen.
         """
-        taken = [mark for mark in MARKS if mark in self.name.lower()]
+        taken = [mark for mark in (*MARKS, *families()) if mark in self.name.lower()]
         if taken:
             raise ModelError(
                 f"model name {self.name!r} contains {taken[0]!r}, the name of a family: -k {taken[0]} would select "

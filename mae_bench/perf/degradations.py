@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mae_bench.cells import Level
-from mae_bench.degradations import DEGRADATIONS, EVERY, Degradation, Setting
+from mae_bench.degradations import BUILT_IN, DEGRADATIONS, Degradation, Setting
 from mae_bench.degradations.ladders import GRIDS, ladder
 from mae_bench.perf.conditions import Conditions
 from mae_bench.perf.measurement import FASTER, LONGER, Findings, Measurement
@@ -108,7 +108,7 @@ def _against_a_copy(conditions: Conditions) -> list[Measurement]:
 
 def pixel_degradations() -> list[tuple[Degradation, Level]]:
     """Every degradation that changes pixels, with the middle level of its ladder at 224 pixels."""
-    kinds = [kind for kind in EVERY if kind.family != "clean" and not kind.on_tokens]
+    kinds = [kind for kind in BUILT_IN if kind.family != "clean" and not kind.on_tokens]
     return [(kind, ladder(kind, SIDE)[2]) for kind in kinds]
 
 

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from mae_bench.cells import FAMILIES, GROUPS
+from mae_bench.cells import GROUPS
+from mae_bench.degradations import families
 from mae_bench.errors import BenchError
 from mae_bench.pytest_plugin.cluster import Driver
 from mae_bench.pytest_plugin.collection import (
@@ -60,7 +61,6 @@ __all__ = [
 """Fixtures and hooks that pytest is to find here, and what users import."""
 
 _MARKS = {
-    **{family: f"cells of the {family} family" for family in FAMILIES},
     **{group: f"ImageNet-C cells of the {group} group, the extra ones too" for group in GROUPS},
     "representation": "items about what happens inside a model",
     "claims": "claims of the literature, decided from committed results",
@@ -68,7 +68,11 @@ _MARKS = {
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    for mark, text in _MARKS.items():
+    try:
+        of_families = {family: f"cells of the {family} family" for family in families()}
+    except BenchError as error:
+        raise pytest.UsageError(str(error)) from error
+    for mark, text in (of_families | _MARKS).items():
         config.addinivalue_line("markers", f"{mark}: {text}")
     harness = Harness.of(config)
     config.stash[HARNESS] = harness

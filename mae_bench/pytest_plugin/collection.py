@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from mae_bench.cells import FAMILIES, GROUPS, Cell, near_name
-from mae_bench.degradations import EVERY, Degradation
+from mae_bench.cells import GROUPS, Cell, near_name
+from mae_bench.degradations import BUILT_IN, Degradation, every, families
 from mae_bench.degradations.ladders import RARE, levels
 from mae_bench.errors import BenchError
 from mae_bench.grouping import Path, ShardNumber, path_of, sharded
@@ -68,7 +68,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def _represented(model: str, harness: Harness) -> Iterable[Cell]:
     """Cells whose representation is collected: clean, and of each degradation all levels but the lowest."""
     full = harness.options["full"]
-    for kind in EVERY:
+    for kind in BUILT_IN:
         if kind.family in REPRESENTED_FAMILIES:
             ladder = levels(kind, harness.suite, full)
             for level in ladder if full or kind.family == "clean" else ladder[1:]:
@@ -78,13 +78,14 @@ def _represented(model: str, harness: Harness) -> Iterable[Cell]:
 def _kinds(definition: pytest.Item) -> list[Degradation]:
     """Degradations of the families that a test's marks name, or where they name none of the groups."""
     marks = [mark.name for mark in definition.iter_markers()]
-    families = [family for family in FAMILIES if family in marks]
+    known = families()
+    asked = [family for family in known if family in marks]
     groups = [group for group in GROUPS if group in marks]
-    if not families and not groups:
-        near = [mark for mark in marks if difflib.get_close_matches(mark, (*FAMILIES, *GROUPS))]
-        hint = near_name(near[0], (*FAMILIES, *GROUPS)) if near else f"families are {', '.join(FAMILIES)}"
+    if not asked and not groups:
+        near = [mark for mark in marks if difflib.get_close_matches(mark, (*known, *GROUPS))]
+        hint = near_name(near[0], (*known, *GROUPS)) if near else f"families are {', '.join(known)}"
         raise BenchError(f"{definition.name} asks for `cell` but carries no family mark: {hint}")
-    return [kind for kind in EVERY if kind.family in families or (not families and kind.group in groups)]
+    return [kind for kind in every() if kind.family in asked or (not asked and kind.group in groups)]
 
 
 def _deselect_others(items: list[pytest.Item], given: str) -> None:

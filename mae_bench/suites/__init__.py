@@ -6,14 +6,16 @@ What a suite is called and which ladders it takes is known here without reading 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mae_bench.cells import near_name
+from mae_bench.entry_points import EntryPointError, implementation, registered
 from mae_bench.errors import BenchError
 from mae_bench.suites.synsets import SYNSET, published_synsets
 
@@ -41,6 +43,11 @@ class SuiteEntry:
     ``module`` beside this one reads it (by default that of its name). ``images`` is how many were published (0 where
     they are a user's own), ``adversarial`` says that they were chosen because models get them wrong, so that a good one
     may be right less often than chance.
+
+    A package adds one by an entry point of its name in :data:`ENTRY_POINTS`. Its ``module`` is then a full path, whose
+    function ``load(entry, data)`` gives a :class:`Suite`, and where the suite is not ``bundled`` with the package
+    ``check(entry, data)`` raises a :class:`SuiteError` where the directory ``data`` cannot be used; it is imported when
+    the suite is chosen. ``package`` is filled in when it is found.
     """
 
     name: str
@@ -56,6 +63,7 @@ class SuiteEntry:
     module: str = ""
     images: int = 0
     adversarial: bool = False
+    package: str = ""
 
     def check(self, data: Path | None) -> None:
         """Look at ``data`` as far as that is cheap.
@@ -80,6 +88,11 @@ class SuiteEntry:
         """
         self.check(data)
         suite: Suite = self._module.load(self, data)
+        if self.package and not isinstance(suite, Suite):
+            raise EntryPointError(
+                f"package {self.package}: load of suite {self.name!r} gave a {type(suite).__name__}, not a "
+                "mae_bench.suites.Suite; mend or uninstall it"
+            )
         return suite
 
     def training(self, data: Path | None, per_class: int) -> Suite:
@@ -98,6 +111,11 @@ class SuiteEntry:
 
     @property
     def _module(self) -> Any:
+        """Raises:
+        EntryPointError: it is that of a package, and cannot be used.
+        """
+        if self.package:
+            return implementation(self.package, self.module, "load", *([] if self.bundled else ["check"]))
         return import_module(f"mae_bench.suites.{self.module or self.name}")
 
 
@@ -268,12 +286,44 @@ IMAGENET = tuple(name for name, entry in SUITES.items() if entry.synsets)
 """Suites that models of ImageNet's classes are evaluated on."""
 
 
+ENTRY_POINTS = "mae_bench.suites"
+"""Group of the entry points by which packages add suites."""
+
+
+@cache
+def every_suite() -> dict[str, SuiteEntry]:
+    """Every suite by name, those that installed packages add last.
+
+    Raises:
+        EntryPointError: one of these cannot be used; it is named with its package and the remedy.
+    """
+    added = {}
+    for one in registered(ENTRY_POINTS, SuiteEntry):
+        if (why := _unfit(one.thing, one.name)) is not None:
+            raise one.refusal(why)
+        added[one.name] = replace(one.thing, package=one.package)
+    return SUITES | added
+
+
+def _unfit(entry: SuiteEntry, name: str) -> str | None:
+    """Why a suite, added under ``name``, cannot be used; None where it can."""
+    if entry.name != name:
+        return f"it is called {entry.name!r} itself; the two names are to be one"
+    if not re.fullmatch("[a-z][a-z0-9_]*", name):
+        return f"{name!r} is no name: write small letters, digits and underscores"
+    if name in SUITES:
+        return f"mae_bench has a suite {name!r} itself; give it another name"
+    return None if entry.module else "it names no module with a function load(entry, data)"
+
+
 def suite_entry(name: str) -> SuiteEntry:
     """The suite called ``name``.
 
     Raises:
         SuiteError: there is none; the message names the nearest.
+        EntryPointError: as :func:`every_suite`.
     """
-    if name not in SUITES:
-        raise SuiteError(f"unknown suite {name!r}: {near_name(name, SUITES)}")
-    return SUITES[name]
+    known = every_suite()
+    if name not in known:
+        raise SuiteError(f"unknown suite {name!r}: {near_name(name, known)}")
+    return known[name]

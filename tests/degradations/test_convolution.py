@@ -13,7 +13,7 @@ from kornia.filters import gaussian_blur2d
 from scipy import ndimage
 
 from mae_bench.cells import Level
-from mae_bench.degradations import EVERY, Degradation, Setting, blur
+from mae_bench.degradations import BUILT_IN, Degradation, Setting, blur
 from mae_bench.degradations.blur import gaussian_blur, gaussian_kernel
 from mae_bench.degradations.convolution import (
     Method,
@@ -203,7 +203,7 @@ def test_small_images_with_kernels_of_their_own_are_left_to_kornia(side: int, me
     assert correlation_method(39, True, (side, side), CPU, "kornia") == method
 
 
-BLURS = [kind for kind in EVERY if (kind.module or kind.family) == "blur"]
+BLURS = [kind for kind in BUILT_IN if (kind.module or kind.family) == "blur"]
 
 
 @pytest.mark.parametrize("side", [28, 224])

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from mae_bench.cells import FAMILIES, MARKS, Level
 from mae_bench.degradations import (
+    BUILT_IN,
     CORRUPTIONS,
     DEGRADATIONS,
     DOMAINS,
-    EVERY,
     FILLS,
     PATTERNS,
     SALIENT,
@@ -26,7 +26,7 @@ DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 # square and not, a multiple of the grid of 7 cells and not
 SIZES = [(28, 28), (20, 31), (33, 24), (21, 42)]
 # the rest moves pixels by real arithmetic, whose rounding may depend on the shape of a batch
-EXACT = [kind for kind in EVERY if kind.family == "occlusion" and not kind.name.endswith("lowpass")]
+EXACT = [kind for kind in BUILT_IN if kind.family == "occlusion" and not kind.name.endswith("lowpass")]
 ROUNDING = ("glass_blur", "shot_noise", "impulse_noise", "pixelate", "jpeg_compression", "snow", "spatter")
 """Corruptions that round, threshold or count on their way, so that the last bit of a number may turn a pixel."""
 
@@ -35,7 +35,7 @@ def named(kind: Degradation) -> str:
     return f"{kind.family}-{kind.name}"
 
 
-every = pytest.mark.parametrize("entry", EVERY, ids=named)
+every = pytest.mark.parametrize("entry", BUILT_IN, ids=named)
 
 
 def levels_of(entry: Degradation) -> st.SearchStrategy[Level]:
@@ -130,7 +130,7 @@ def test_what_acts_on_tokens_leaves_pixels_alone(entry: Degradation) -> None:
         assert entry.apply(images, Level(0.9), setting) is images
 
 
-@pytest.mark.parametrize("entry", [kind for kind in EVERY if kind.name not in ("clean", "token_drop")], ids=named)
+@pytest.mark.parametrize("entry", [kind for kind in BUILT_IN if kind.name not in ("clean", "token_drop")], ids=named)
 @LAW
 @given(batches())
 def test_strong_level_changes_every_image(entry: Degradation, batch: Batch) -> None:
@@ -239,7 +239,7 @@ def test_unknown_name_is_refused_with_the_nearest(typo: str, meant: str) -> None
 def test_unknown_name_is_refused_with_all_names() -> None:
     with pytest.raises(ValueError, match="unknown degradation 'xyzzy'") as caught:
         degradation("xyzzy")
-    assert all(kind.name in str(caught.value) for kind in EVERY)
+    assert all(kind.name in str(caught.value) for kind in BUILT_IN)
 
 
 @every

@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from mae_bench.cells import MARKS, Level
-from mae_bench.degradations import CORRUPTIONS, DEGRADATIONS, EVERY, Degradation, blur, degradation
+from mae_bench.degradations import BUILT_IN, CORRUPTIONS, DEGRADATIONS, Degradation, blur, degradation
 from mae_bench.degradations.ladders import GRIDS, conditions, ladder, levels
 from mae_bench.suites import SUITES, SuiteEntry
 
-DEGRADING = [kind for kind in EVERY if kind.family != "clean"]
+DEGRADING = [kind for kind in BUILT_IN if kind.family != "clean"]
 GREY = SuiteEntry("grey", 28, 0, True, "", grey=True)
 SMALL = SuiteEntry("small", 32, 0, False, "")
 NATURAL = SuiteEntry("natural", 224, 0, False, "", salience="vit_small_patch16_224.dino")
@@ -38,7 +38,7 @@ def test_ladder_has_five_rising_levels(kind: Degradation, size: int) -> None:
 
 
 @pytest.mark.parametrize("size", GRIDS)
-@pytest.mark.parametrize("kind", EVERY, ids=named)
+@pytest.mark.parametrize("kind", BUILT_IN, ids=named)
 def test_every_level_is_in_the_domain_and_survives_its_id(kind: Degradation, size: int) -> None:
     for level in ladder(kind, size):
         kind.check(level)
@@ -52,7 +52,7 @@ def test_clean_has_one_level(suite: SuiteEntry) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 27, 64, 256])
-@pytest.mark.parametrize("kind", EVERY, ids=named)
+@pytest.mark.parametrize("kind", BUILT_IN, ids=named)
 def test_size_without_ladders_is_refused_with_those_that_have(kind: Degradation, size: int) -> None:
     with pytest.raises(ValueError, match=rf"no ladder for images of {size} px") as caught:
         levels(kind, SuiteEntry("odd", size, 0, True, ""))
@@ -78,20 +78,20 @@ def test_natural_images_are_corrupted_at_every_severity() -> None:
     """No mCE is defined without all of them."""
     found = by_name(NATURAL)
     assert [name for family, name in found if family == "imagenet_c"] == [
-        kind.name for kind in EVERY if kind.family == "imagenet_c"
+        kind.name for kind in BUILT_IN if kind.family == "imagenet_c"
     ]
     assert len(found["imagenet_c", "snow"]) == len(found["c_extra", "spatter"]) == 5
     assert len(found["blur", "gaussian_blur"]) == 3
 
 
 def test_full_runs_hold_everything_and_others_neither_cbar_nor_geometry() -> None:
-    assert {kind for kind, _ in conditions(NATURAL, full=True)} == set(EVERY)
-    assert {kind.family for kind, _ in conditions(NATURAL)} == {k.family for k in EVERY} - {"cbar", "geometry"}
+    assert {kind for kind, _ in conditions(NATURAL, full=True)} == set(BUILT_IN)
+    assert {kind.family for kind, _ in conditions(NATURAL)} == {k.family for k in BUILT_IN} - {"cbar", "geometry"}
 
 
 def test_what_a_suite_cannot_show_has_no_cells_there() -> None:
     whole = {kind for kind, _ in conditions(GREY, full=True)}
-    assert set(EVERY) - whole == {CORRUPTIONS["saturate"], DEGRADATIONS["salient"], DEGRADATIONS["nonsalient"]}
+    assert set(BUILT_IN) - whole == {CORRUPTIONS["saturate"], DEGRADATIONS["salient"], DEGRADATIONS["nonsalient"]}
     assert CORRUPTIONS["saturate"] in {kind for kind, _ in conditions(SMALL)}
 
 
@@ -110,7 +110,7 @@ def test_grid_divides_its_image(size: int) -> None:
 
 
 @pytest.mark.parametrize("size", GRIDS)
-@pytest.mark.parametrize("kind", [kind for kind in EVERY if kind.family == "occlusion"], ids=named)
+@pytest.mark.parametrize("kind", [kind for kind in BUILT_IN if kind.family == "occlusion"], ids=named)
 def test_occlusion_levels_hide_different_numbers_of_cells(kind: Degradation, size: int) -> None:
     hidden = [round(level.value * GRIDS[size] ** 2) for level in ladder(kind, size)]
     assert len(set(hidden)) == 5
@@ -118,7 +118,7 @@ def test_occlusion_levels_hide_different_numbers_of_cells(kind: Degradation, siz
     assert max(hidden) < GRIDS[size] ** 2
 
 
-@pytest.mark.parametrize("kind", EVERY, ids=named)
+@pytest.mark.parametrize("kind", BUILT_IN, ids=named)
 def test_no_name_contains_a_mark_that_its_cells_do_not_carry(kind: Degradation) -> None:
     """``-k MARK`` must select exactly the cells that carry the mark."""
     assert {mark for mark in MARKS if mark in kind.name} <= set(kind.marks)
@@ -139,7 +139,7 @@ def deviation(name: str, pixels: float) -> float:
 
 
 @pytest.mark.parametrize("size", GRIDS)
-@pytest.mark.parametrize("name", [kind.name for kind in EVERY if kind.family == "blur"])
+@pytest.mark.parametrize("name", [kind.name for kind in BUILT_IN if kind.family == "blur"])
 def test_blurs_of_one_rung_are_matched_by_the_deviation_of_their_kernels(name: str, size: int) -> None:
     sigmas = ladder(degradation("gaussian_blur"), size)
     for level, sigma in zip(ladder(degradation(name), size), sigmas, strict=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mae_bench.cells import FAMILIES, GROUPS
-from mae_bench.degradations import EVERY
+from mae_bench.degradations import BUILT_IN
 from mae_bench.degradations.ladders import conditions, ladder
 from mae_bench.degradations.selection import SelectionError, selected
 from mae_bench.suites import SUITES, suite_entry
@@ -32,13 +32,13 @@ def test_a_family_is_all_that_the_full_matrix_has_of_it(family: str) -> None:
 
 @pytest.mark.parametrize("group", GROUPS)
 def test_a_group_is_all_corruptions_that_carry_its_mark(group: str) -> None:
-    of_group = {kind.name for kind in EVERY if kind.group == group} - {"saturate"}  # which changes no grey image
+    of_group = {kind.name for kind in BUILT_IN if kind.group == group} - {"saturate"}  # which changes no grey image
     assert {kind.name for kind, _ in selected([group], SMALL)[1:]} == of_group
 
 
 def test_a_degradation_is_its_whole_ladder() -> None:
     assert selected(["box_blur"], SMALL)[1:] == [
-        (kind, level) for kind in EVERY if kind.name == "box_blur" for level in ladder(kind, 28)
+        (kind, level) for kind in BUILT_IN if kind.name == "box_blur" for level in ladder(kind, 28)
     ]
 
 

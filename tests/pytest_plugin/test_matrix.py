@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mae_bench.cells import MARKS, Cell
-from mae_bench.degradations import EVERY
+from mae_bench.degradations import BUILT_IN
 from mae_bench.degradations.ladders import ladder
 
 if TYPE_CHECKING:
@@ -81,8 +81,8 @@ def test_a_mark_as_keyword_selects_the_cells_that_carry_it(project: Project, mar
     carrying = {item.nodeid for item in observer.collected if item.get_closest_marker(mark) and item.nodeid in cells}
     assert {item.nodeid for item in observer.selected if item.nodeid in cells} == carrying
     assert len(cells) > 100
-    assert bool(carrying) == any(mark in kind.marks for kind in EVERY)
-    by_name = {(kind.name, kind.by_severity): kind for kind in EVERY}
+    assert bool(carrying) == any(mark in kind.marks for kind in BUILT_IN)
+    by_name = {(kind.name, kind.by_severity): kind for kind in BUILT_IN}
     for node_id in cells:
         cell = Cell.parse(condition_of(node_id))
         assert (node_id in carrying) == (mark in by_name[cell.degradation, cell.level.severity].marks), node_id
@@ -96,7 +96,7 @@ def test_the_whole_matrix_holds_every_condition_of_every_family_once_per_model(p
     models = {name.rsplit("-", 2)[0] for name in ids}
     assert {"mae_ft_s0", "supervised_s0", "cnn_s0"} <= models
     conditions = [name.removeprefix("cnn_s0-") for name in ids if name.startswith("cnn_s0-")]
-    grey = [kind for kind in EVERY if not kind.colour and not kind.by_salience]
+    grey = [kind for kind in BUILT_IN if not kind.colour and not kind.by_salience]
     assert sorted(conditions) == sorted(f"{kind.name}-{level}" for kind in grey for level in ladder(kind, 28))
 
 
