@@ -58,6 +58,9 @@ class Pair:
 
         Raises:
             PairedComparisonError: it is not written so.
+
+        >>> Pair.parse("supervised_s0=mae_ft_s0")
+        Pair(a='supervised_s0', b='mae_ft_s0')
         """
         old, equals, new = text.partition("=")
         if not (old and equals and new):

@@ -112,7 +112,7 @@ class Commit:
     def _entries(self, path: str) -> list[tuple[str, str, str]]:
         """Name, kind and object of each entry of the folder ``path``."""
         try:
-            listing = _git(self.folder, "ls-tree", "-z", f"{self.hash}:{path.rstrip('/')}")
+            listing = _git(self.folder, "ls-tree", "-z", "--full-tree", f"{self.hash}:{path}")
         except RevisionError as error:
             if "Not a valid object name" in str(error) or "not a tree object" in str(error):
                 return []

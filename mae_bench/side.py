@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -69,12 +70,12 @@ class Side:
             SideError: there are no results.
             BenchError: there are some, and they are damaged.
         """
-        path = folder / Path(place).expanduser()
-        if path.is_dir():
+        path = folder / place
+        if os.path.isdir(path):  # which says no of a name that is too long, too
             if (path / "cells").is_dir():
                 return cls._of_run(place, path)
             return cls._of_results(place, path)
-        if path.exists():
+        if os.path.exists(path):
             raise SideError(f"{place} is a file: name the folder that it lies in")
         return cls._of_revision(place, folder, suite)
 
@@ -140,7 +141,7 @@ def sides(a: str, b: str, folder: Path) -> tuple[Side, Side]:
 
 def _is_bare(place: str, folder: Path) -> bool:
     """Whether ``place`` can only be a revision without a folder."""
-    return ":" not in place and not (folder / Path(place).expanduser()).exists()
+    return ":" not in place and not os.path.exists(folder / place)
 
 
 def _default_folder(commit: Commit, place: str, suite: str | None) -> str:

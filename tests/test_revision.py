@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mae_bench import revision
-from mae_bench.revision import Revision, RevisionError
+from mae_bench.revision import Commit, Revision, RevisionError
 
 NAMES = (
     "plain",
@@ -215,3 +215,56 @@ def test_git_is_not_waited_for_without_end(tree: Path, monkeypatch: pytest.Monke
     with pytest.raises(RevisionError, match="took more than 60 s") as caught:
         Revision.of(tree)
     assert str(tree) in str(caught.value)
+
+
+# --------------------------------------------------------------------------- what lies in other revisions
+
+
+def commit_of(folder: Path, name: str) -> Commit:
+    found = Commit.named(folder, name)
+    assert found is not None
+    return found
+
+
+def test_files_of_a_commit_are_what_was_committed_to_the_byte(tree: Path) -> None:
+    contents = {}
+    for number, name in enumerate(n for n in (*NAMES, BYTES) if "/" not in n):
+        contents[name] = bytes([number]) + b"\r\n\0\xff"
+        (tree / "below").mkdir(exist_ok=True)
+        (tree / "below" / name).write_bytes(contents[name])
+    git(tree, "add", ".")
+    git(tree, "commit", "--quiet", "-m", "second")
+    for path in (tree / "below").iterdir():
+        path.write_bytes(b"else")
+    second = commit_of(tree, "HEAD")
+    assert second.files("below", contents.keys()) == second.files("below/", contents.keys()) == contents
+    assert commit_of(tree / "below", second.hash[:12]).files(".", {"kept.py"}) == {}
+    assert commit_of(tree / "below", "HEAD").files("./", {"-x"}) == {"-x": contents["-x"]}
+    assert commit_of(tree, "HEAD~1").files("below", contents.keys()) == {}
+    assert second.folders("") == ["below"]
+    assert second.files("below/-x", {"-x"}) == {}
+
+
+def test_no_filter_of_a_repository_is_run_over_what_is_read(tree: Path) -> None:
+    canary = tree.parent / "canary"
+    script = put(tree.parent, "script", f'#!/bin/sh\ntouch "{canary}"\ncat\n')
+    script.chmod(0o755)
+    put(tree, ".gitattributes", "* filter=own text eol=crlf diff=own\n")
+    put(tree, "kept.py", "one\ntwo\n")
+    git(tree, "add", ".")
+    git(tree, "commit", "--quiet", "-m", "second")
+    for kind in ("filter.own.smudge", "filter.own.clean", "diff.own.textconv"):
+        git(tree, "config", kind, str(script))
+    assert commit_of(tree, "HEAD").files("", {"kept.py"}) == {"kept.py": b"one\ntwo\n"}
+    assert not canary.exists()
+
+
+@pytest.mark.parametrize("name", ["nowhere", "", "-x", "HEAD..HEAD", "HEAD:kept.py", "HEAD^{tree}", "a b"])
+def test_what_is_no_commit_is_refused(tree: Path, name: str) -> None:
+    with pytest.raises(RevisionError) as caught:
+        Commit.named(tree, name)
+    assert str(caught.value).startswith(f"{name}: ")
+
+
+def test_without_a_repository_there_is_no_commit(tmp_path: Path) -> None:
+    assert Commit.named(tmp_path, "HEAD") is None

@@ -82,6 +82,9 @@ def test_each_revision_is_as_it_was_committed(sessions: Sessions, tree: Path) ->
     ):
         side = Side.load(place, tree)
         assert side.outcomes.prediction[CELLS[0]].tolist() == prediction.tolist()
+    # from a folder below, paths still count from the top
+    assert Side.load("main", tree / "results").rows == Side.load("main", tree).rows
+    assert Side.load("main:./fashion_mnist", tree / "results").rows == Side.load("main", tree).rows
     assert Side.load("old", tree).name == "old:results/fashion_mnist"
 
 
@@ -124,6 +127,7 @@ def damaged(path: Path) -> None:
     ("place", "words"),
     [
         ("nowhere", "nowhere is no folder, and no revision either: .*git knows no such revision"),
+        ("n" * 300, "n is no folder, and no revision either"),
         ("old:elsewhere", "old:elsewhere: the revision has no results there; name a folder with cells.csv in it"),
         ("old:README.md", "old:README.md: the revision has no results there"),
         ("old:", "old:: the revision has no results there"),
