@@ -26,7 +26,7 @@ from mae_bench.degradations.occlusion import dropped_tokens, hidden_tokens
 from mae_bench.duplicates import distinct, duplicate_of, near_duplicates
 from mae_bench.errors import BenchError
 from mae_bench.images import BLOCK, Decoded, View, cache_folder, decoded
-from mae_bench.indicators import INDICATOR_VERSION, alignment, retention
+from mae_bench.indicators import INDICATOR_VERSION, added_indicators, alignment, retention, software
 from mae_bench.indicators.accuracy import TOP_K, Outcomes, accuracy_sums, outcomes
 from mae_bench.indicators.attention import attention_values
 from mae_bench.indicators.block_sums import BlockSums
@@ -34,10 +34,10 @@ from mae_bench.indicators.calibration import calibration_sums, expected_calibrat
 from mae_bench.indicators.chance import at_chance
 from mae_bench.indicators.profile import Record, profile
 from mae_bench.joint_pass import joint_pass
-from mae_bench.machine import libraries, machine, version_of
+from mae_bench.machine import libraries, machine
 from mae_bench.models.pool import LoadedModel
 from mae_bench.models.recorded import Forward, Recorded, on_gpu
-from mae_bench.models.taps import KINDS, Features
+from mae_bench.models.taps import KINDS, POOLED, Features
 from mae_bench.reference import CleanSide, Key, Reference, to_device
 from mae_bench.representation import (
     ATTENTION_IMAGES,
@@ -336,7 +336,7 @@ class Evaluation:
             "subset": f"first {self.images} of {len(self.suite.manifest.ids)}",
             "indicator_version": INDICATOR_VERSION,
             "torch_version": str(torch.__version__),
-            "mae_bench_version": version_of("mae_bench"),
+            "mae_bench_version": software(),
         }
 
     def _unit(self, kind: Degradation, level: Level) -> str:
@@ -885,7 +885,7 @@ class Evaluation:
         reasons = dict.fromkeys(self.reference.constant, "constant")
         if taps.reason is not None:
             reasons = dict.fromkeys(layers, taps.reason)
-        return profile(taps.blocks, tokens, heads, reasons, taps.head_reason)
+        return profile(taps.blocks, tokens, heads, reasons, taps.head_reason, [*added_indicators()])
 
     def _foretold(self, shard: Shard, prediction: np.ndarray) -> list[dict[str, Any]]:
         """Whether a low alignment at the last block tells which predictions differ from the clean ones."""
@@ -911,7 +911,7 @@ class Evaluation:
             if r["layer"] == self.model.taps.blocks and r["head"] is None
         }
         summary = {
-            f"{name}_{kind}": last.get((name, kind)) for name in alignment.INDICATORS for kind in ("cls", "mean_patch")
+            f"{name}_{kind}": last.get((name, kind)) for name in alignment.INDICATORS for kind in POOLED
         }
         return summary | {name: last.get((name, ROW_KIND)) for name in retention.INDICATORS}
 
@@ -919,7 +919,7 @@ class Evaluation:
         """Per block: images, hits, and the sums of the last block's indicators behind the row."""
         result = {name: shard.cell.per_block(name).tolist() for name in ("images", "hits", "nll")}
         last = self.model.taps.blocks
-        for kind in ("cls", "mean_patch"):
+        for kind in POOLED:
             if (block := shard.tokens.get((last, kind))) is not None:
                 result |= {f"{name}_{kind}": block.per_block(name).tolist() for name in alignment.INDICATORS}
         if (heads := shard.heads.get((last, ROW_KIND))) is not None:

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from mae_bench.images import BLOCK
-from mae_bench.indicators import alignment, retention
+from mae_bench.indicators import added_indicators, alignment, retention
 from mae_bench.indicators.block_sums import BlockSums
-from mae_bench.models.taps import Features
+from mae_bench.models.taps import POOLED, Features
 from mae_bench.reference import CleanSide, Key, Reference
 
 FORETELLING = ("alignment", "alignment_centered")
@@ -69,9 +69,9 @@ class Part:
 
 
 class Comparison:
-    """Alignment and retention of the images of one block. Patches, which of large networks are gigabytes, are compared
-    part by part as they come, pooled features once all are there. ``last`` is the layer and kind of token whose scores
-    of each image are kept.
+    """Alignment and retention of the images of one block, and what packages add. Patches, which of large networks are
+    gigabytes, are compared part by part as they come, pooled features once all are there. ``last`` is the layer and
+    kind of token whose scores of each image are kept.
     """
 
     def __init__(self, reference: Reference, last: Key) -> None:
@@ -104,8 +104,12 @@ class Comparison:
         return self._reference.side(start, stop, features)
 
     def _compare(self, features: Features, clean: CleanSide) -> None:
+        more = added_indicators().values()
         for key, scores in alignment.layer_scores(clean.tokens, features.tokens, clean.centers).items():
-            _count_in(self._tokens, key, {"images": float(len(clean.tokens[key])), **alignment.alignment_sums(scores)})
+            mine, theirs = clean.tokens[key], features.tokens[key]
+            if key[1] in POOLED:
+                scores |= {indicator.name: indicator.scores(mine, theirs) for indicator in more}
+            _count_in(self._tokens, key, {"images": float(len(mine)), **alignment.alignment_sums(scores)})
             if key == self._last:
                 self.scores = {name: scores[name] for name in FORETELLING}
         for key, active in clean.active.items():

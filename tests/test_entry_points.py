@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pandas as pd
 import pytest
 import torch
 from torch import nn
@@ -20,13 +21,25 @@ from typer.testing import CliRunner
 from mae_bench import Classifier, evaluate
 from mae_bench.cells import FAMILIES, Level
 from mae_bench.cli import app
-from mae_bench.degradations import BUILT_IN, Setting, added, degradation, every, families
+from mae_bench.degradations import BUILT_IN, Setting, added_degradations, degradation, every, families
 from mae_bench.degradations.ladders import conditions, levels
 from mae_bench.entry_points import EntryPointError
 from mae_bench.errors import BenchError
+from mae_bench.evaluation import Evaluation, Settings
+from mae_bench.indicators import BUILT_IN as OWN_INDICATORS
+from mae_bench.indicators import added_indicators, alignment, retention, software
 from mae_bench.leaderboard import Leaderboard
+from mae_bench.models.pool import Pool
 from mae_bench.models.registry import ModelEntry
+from mae_bench.models.zoo import bundled
+from mae_bench.report.charts import charts
+from mae_bench.report.contents import Contents
+from mae_bench.report.page import page
+from mae_bench.report.pictures import Pictures
+from mae_bench.representation import ATTENTION, SEPARABILITY
 from mae_bench.results import Results
+from mae_bench.shard import FORETELLING
+from mae_bench.store import RunDirectory
 from mae_bench.suites import SUITES, every_suite, suite_entry
 from mae_bench.verify import verification
 
@@ -58,7 +71,7 @@ def acme(target: Path) -> Path:
 @pytest.fixture
 def find(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], Path]]:
     """Has this process find what is installed in a folder, for the length of a test."""
-    caches = (added, every_suite)
+    caches = (added_degradations, added_indicators, every_suite)
 
     def forget() -> None:
         for cache in caches:
@@ -106,6 +119,7 @@ def test_what_a_package_adds_stands_last_with_its_name(find: Callable[[], Path])
     assert (every()[-1].name, every()[-1].package) == ("raindrops", "acme-vision 1.2")
     assert families() == (*FAMILIES, "acme")
     assert suite_entry("acme_shapes").package == "acme-vision 1.2"
+    assert {name: one.package for name, one in added_indicators().items()} == {"lengthening": "acme-vision 1.2"}
     assert degradation("raindrops").unit_at(28) == "share of rows (acme-vision 1.2)"
 
 
@@ -181,7 +195,7 @@ def test_a_run_is_read_where_the_package_is_not_installed(
     board = Results.load(place).leaderboard
     shutil.rmtree(target)
     monkeypatch.setattr(sys, "path", [path for path in sys.path if path != str(target)])
-    added.cache_clear()
+    added_degradations.cache_clear()
     assert families() == FAMILIES
     again = Results.load(place)
     assert again.leaderboard.to_markdown() == board.to_markdown()
@@ -196,11 +210,71 @@ def test_another_version_is_another_cell(find: Callable[[], Path]) -> None:
     (target / "acme_vision-1.2.dist-info").rename(target / "acme_vision-1.3.dist-info")
     metadata = target / "acme_vision-1.3.dist-info" / "METADATA"
     metadata.write_text(metadata.read_text().replace("1.2", "1.3"))
-    added.cache_clear()
+    added_degradations.cache_clear()
     every_suite.cache_clear()
     second = evaluate({"bands": bands()}, "acme_shapes", ["raindrops-0.50"]).rows[-1]
     assert (first.unit, second.unit) == ("share of rows (acme-vision 1.2)", "share of rows (acme-vision 1.3)")
     assert first.top1 == second.top1
+
+
+def test_its_indicator_is_the_mean_of_its_scores_at_every_layer(find: Callable[[], Path], tmp_path: Path) -> None:
+    acme(find())
+    model = Pool("cpu").load(ModelEntry("mae_ft_s0"), lambda: bundled("mae_ft_s0"))
+    suite = suite_entry("fashion_mnist").load(None)
+    evaluation = Evaluation(suite, model, Settings(limit=1), tmp_path, "x")
+    cell = evaluation.run("gaussian_blur", Level(1.5))
+    images = [
+        evaluation.degraded(name, Level(value), 0, 512) for name, value in (("clean", 0.0), ("gaussian_blur", 1.5))
+    ]
+    evaluation.close()
+    with torch.inference_mode():
+        sides = []
+        for each in images:
+            with model.taps.capture(patches=False) as features:
+                model.classifier(each)
+            sides.append(features.tokens)
+    records = {(r["layer"], r["token"]): r for r in cell.indicators if r["indicator"] == "lengthening"}
+    assert records.keys() == {(layer, token) for layer in range(8) for token in ("cls", "mean_patch")}
+    absent = {key: record["reason"] for key, record in records.items() if record["value"] is None}
+    assert absent == {(0, "cls"): "constant", (7, "cls"): "no cls token"}
+    for key, record in records.items():
+        if key in absent:
+            continue
+        clean, degraded = (tokens[key].double().norm(dim=-1) for tokens in sides)
+        assert record["value"] == pytest.approx(float((degraded / clean - 1).mean()), abs=1e-5)
+
+
+@pytest.mark.thorough
+def test_without_it_every_other_number_is_the_same(find: Callable[[], Path]) -> None:
+    alone = evaluate("mae_ft_s0", degradations="gaussian_blur-1.50", limit=1, threads=1)
+    acme(find())
+    beside = evaluate("mae_ft_s0", degradations="gaussian_blur-1.50", limit=1, threads=1)
+    for one, other in zip(alone.cells, beside.cells, strict=True):
+        assert one.indicators == [r for r in other.indicators if r["indicator"] in OWN_INDICATORS]
+        changed = {name for name, value in one.row.to_dict().items() if other.row.to_dict()[name] != value}
+        assert changed - {"seconds", "images_per_second", "run_id"} == {"mae_bench_version"}
+        assert other.row.mae_bench_version == software() == f"{one.row.mae_bench_version} with acme-vision 1.2"
+
+
+@pytest.mark.thorough
+def test_its_indicator_is_in_the_table_and_on_the_page(find: Callable[[], Path], tmp_path: Path) -> None:
+    acme(find())
+    results = evaluate("mae_ft_s0", degradations=["gaussian_blur-1.50", "token_drop-0.50"], limit=1)
+    place = results.save(tmp_path / "run")
+    table = pd.read_parquet(place / "indicators.parquet")
+    mine = table[table["indicator"] == "lengthening"]
+    assert len(mine) == 2 * 8 * 2
+    assert set(mine["cell"]) == {"mae_ft_s0-gaussian_blur-1.50", "mae_ft_s0-token_drop-0.50"}
+    contents = Contents.of(RunDirectory(place))
+    (chart,) = (chart for chart in charts(contents) if chart.name.startswith("added-"))
+    assert chart.title == "lengthening along the layers"
+    assert len(chart.table) == 8 * 2
+    assert 'id="chart-added-0"' in page(contents, Pictures.of(contents, None))
+
+
+def test_names_of_the_benchmarks_own_indicators_are_those_it_writes() -> None:
+    names = [*alignment.INDICATORS, *retention.INDICATORS, *SEPARABILITY, *ATTENTION]
+    assert set(OWN_INDICATORS) == {*names, *(f"{name}_flip_auc" for name in FORETELLING)}
 
 
 # --------------------------------------------------------------------------- as a user types it
@@ -291,9 +365,12 @@ def test_pip_installs_it_from_its_folder(tmp_path: Path) -> None:
 
 # --------------------------------------------------------------------------- what is refused
 
-HEAD = "from mae_bench.degradations import Degradation\nfrom mae_bench.suites import SuiteEntry\n"
+HEAD = """from mae_bench.degradations import Degradation
+from mae_bench.indicators import Indicator
+from mae_bench.suites import SuiteEntry
+"""
 KIND = 'Degradation("{name}", {family!r}, {unit!r}, module="acme_drops", levels={levels}{more})'
-DEGRADATIONS, OF_SUITES = "mae_bench.degradations", "mae_bench.suites"
+DEGRADATIONS, OF_INDICATORS, OF_SUITES = (f"mae_bench.{what}" for what in ("degradations", "indicators", "suites"))
 
 
 def kind(
@@ -354,7 +431,7 @@ def test_names_of_two_packages_that_clash_are_refused(find: Callable[[], Path]) 
         every()
     points = target / "acme_snow-0.4.dist-info" / "entry_points.txt"
     points.write_text(f"[{DEGRADATIONS}]\nflakes = acme_things:FLAKES\n")
-    added.cache_clear()
+    added_degradations.cache_clear()
     with pytest.raises(EntryPointError, match=r"acme-snow 0.4: package acme-rain 0.3 has a family 'acme' too"):
         every()
 
@@ -384,6 +461,51 @@ def test_a_module_that_cannot_be_used_is_refused_by_package(
     assert str(refused.value).startswith("package acme-rain 0.3: ")
     assert words in str(refused.value)
     assert "mend or uninstall it" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("thing", "words"),
+    [
+        ("'text'", "acme_things:THING is a str, not a mae_bench.indicators.Indicator"),
+        ("Indicator('other', 'acme_drops')", "it is called 'other' itself"),
+        ("Indicator('lengths', '')", "it names no module with a function scores(name, clean, degraded)"),
+    ],
+)
+def test_an_indicator_that_cannot_be_used_is_refused_by_package(
+    find: Callable[[], Path], thing: str, words: str
+) -> None:
+    target = installed(find(), "acme-rain", "0.3", {OF_INDICATORS: {"lengths": "acme_things:THING"}})
+    (target / "acme_things.py").write_text(f"{HEAD}THING = {thing}\n")
+    with pytest.raises(EntryPointError) as refused:
+        added_indicators()
+    assert "entry point 'lengths' in 'mae_bench.indicators', from package acme-rain 0.3" in str(refused.value)
+    assert words in str(refused.value)
+
+
+def test_the_name_of_another_indicator_is_refused(find: Callable[[], Path]) -> None:
+    target = installed(find(), "acme-rain", "0.3", {OF_INDICATORS: {"alignment": "acme_things:THING"}})
+    (target / "acme_things.py").write_text(f"{HEAD}THING = Indicator('alignment', 'acme_drops')\n")
+    with pytest.raises(EntryPointError, match="mae_bench has an indicator 'alignment' itself"):
+        added_indicators()
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("", "its module 'acme_drops' has no function 'scores'"),
+        ("scores = lambda *given: 0.5", "indicator 'lengths' gave float for 2 images, not a number for each"),
+        ("scores = lambda name, clean, degraded: clean", "gave values of shape (2, 3) for 2 images"),
+        ("scores = lambda name, clean, degraded: clean[:, 0] / 0", "gave a number that is not finite"),
+    ],
+)
+def test_scores_that_cannot_be_used_are_refused_by_package(find: Callable[[], Path], code: str, words: str) -> None:
+    target = installed(find(), "acme-rain", "0.3", {OF_INDICATORS: {"lengths": "acme_things:THING"}})
+    (target / "acme_things.py").write_text(f"{HEAD}THING = Indicator('lengths', 'acme_drops')\n")
+    (target / "acme_drops.py").write_text(code)
+    with pytest.raises(EntryPointError) as refused:
+        added_indicators()["lengths"].scores(torch.rand(2, 3), torch.rand(2, 3))
+    assert str(refused.value).startswith("package acme-rain 0.3: ")
+    assert words in str(refused.value)
 
 
 @pytest.mark.parametrize(

@@ -240,7 +240,7 @@ OWN_UNITS = ("severity", "fraction of tokens", "fraction of attention", "none")
 
 
 @cache
-def added() -> dict[str, Degradation]:
+def added_degradations() -> dict[str, Degradation]:
     """Degradations that installed packages add, by name.
 
     Raises:
@@ -259,18 +259,18 @@ def every() -> tuple[Degradation, ...]:
     """Every degradation, those that packages add last.
 
     Raises:
-        EntryPointError: as :func:`added`.
+        EntryPointError: as :func:`added_degradations`.
     """
-    return (*BUILT_IN, *added().values())
+    return (*BUILT_IN, *added_degradations().values())
 
 
 def families() -> tuple[str, ...]:
     """Every family, those that packages add last.
 
     Raises:
-        EntryPointError: as :func:`added`.
+        EntryPointError: as :func:`added_degradations`.
     """
-    return (*FAMILIES, *dict.fromkeys(kind.family for kind in added().values()))
+    return (*FAMILIES, *dict.fromkeys(kind.family for kind in added_degradations().values()))
 
 
 def _unfit(kind: Degradation, name: str) -> str | None:
@@ -325,12 +325,12 @@ def degradation(name: str, severity: bool = False) -> Degradation:
 
     Raises:
         ValueError: there is none; the message names the nearest.
-        EntryPointError: as :func:`added`.
+        EntryPointError: as :func:`added_degradations`.
     """
     known, other = (CORRUPTIONS, DEGRADATIONS) if severity else (DEGRADATIONS, CORRUPTIONS)
     if name in known:
         return known[name]
-    mine = added()
+    mine = added_degradations()
     if name in mine and not severity:
         return mine[name]
     if name in other or name in mine:

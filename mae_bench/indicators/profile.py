@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from mae_bench.indicators import alignment, retention
 from mae_bench.indicators.block_sums import BlockSums
-from mae_bench.models.taps import KINDS
+from mae_bench.models.taps import KINDS, POOLED
 from mae_bench.statistics import block_interval
 
 Key = tuple[int, str]
@@ -43,14 +43,19 @@ def column(indicator: str, layer: int, token: str, head: int | None = None) -> s
     return f"{indicator}|{layer}|{'' if head is None else head}|{token}"
 
 
-def token_records(layer: int, token: str, sums: BlockSums | None, absent: str) -> list[Record]:
-    """Alignment of one layer and token kind; without ``sums`` nulls with the reason ``absent``."""
+def token_records(
+    layer: int, token: str, sums: BlockSums | None, absent: str, added: Sequence[str] = ()
+) -> list[Record]:
+    """Alignment of one layer and token kind, and of pooled ones what is ``added``; without ``sums`` nulls with the
+    reason ``absent``.
+    """
+    names = (*alignment.INDICATORS, *(added if token in POOLED else ()))
     if sums is None:
-        return [Record(name, layer, None, token, reason=absent) for name in alignment.INDICATORS]
+        return [Record(name, layer, None, token, reason=absent) for name in names]
     images = sums.per_block("images")
     count, weights = float(sums.total("images")), [int(n) for n in images]
     records = []
-    for name in alignment.INDICATORS:
+    for name in names:
         interval = block_interval((sums.per_block(name) / images).tolist(), weights)
         low, high = interval or (None, None)
         value = float(sums.total(name)) / count
@@ -81,15 +86,16 @@ def profile(
     heads: Mapping[Key, BlockSums],
     token_reason: Mapping[Key, str],
     head_reason: str | None,
+    added: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
     """Records of a model of ``blocks`` blocks, as dictionaries. ``token_reason`` and ``head_reason`` say why sums
-    are absent; where they say nothing, the layer has no such token.
+    are absent; where they say nothing, the layer has no such token. ``added`` names indicators of packages.
     """
     records: list[Record] = []
     for layer in range(blocks + 2):
         for token in KINDS:
             absent = token_reason.get((layer, token), f"no {token} token")
-            records += token_records(layer, token, tokens.get((layer, token)), absent)
+            records += token_records(layer, token, tokens.get((layer, token)), absent, added)
     for block in range(1, blocks + 1):
         for token in KINDS:
             absent = head_reason or f"no {token} token"

@@ -25,6 +25,8 @@ from mae_bench.models import ModelError
 from mae_bench.models.probes import Probed
 
 KINDS = ("cls", "mean_patch", "patch")
+POOLED = ("cls", "mean_patch")
+"""Kinds of which there is one in an image."""
 TRANSFORMERS = (VisionTransformer, VisionTransformerDistilled, Beit, Eva)
 """Those whose blocks pass on one sequence: class token, further tokens, patches."""
 AFTER_HEADS = {

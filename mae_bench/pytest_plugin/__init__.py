@@ -15,6 +15,7 @@ import pytest
 from mae_bench.cells import GROUPS
 from mae_bench.degradations import families
 from mae_bench.errors import BenchError
+from mae_bench.indicators import added_indicators
 from mae_bench.pytest_plugin.cluster import Driver
 from mae_bench.pytest_plugin.collection import (
     Order,
@@ -70,6 +71,7 @@ _MARKS = {
 def pytest_configure(config: pytest.Config) -> None:
     try:
         of_families = {family: f"cells of the {family} family" for family in families()}
+        added_indicators()  # what cannot be used is said before anything runs
     except BenchError as error:
         raise pytest.UsageError(str(error)) from error
     for mark, text in (of_families | _MARKS).items():

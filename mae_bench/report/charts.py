@@ -12,6 +12,7 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
+from mae_bench.indicators import BUILT_IN
 from mae_bench.markup import terminal_text
 from mae_bench.report import ReportError
 from mae_bench.report.contents import Contents
@@ -76,7 +77,7 @@ class Chart:
 def charts(contents: Contents) -> list[Chart]:
     """Those of which the run has numbers."""
     made = [standings(contents), *curves(contents), profiles(contents), retention(contents), attention(contents)]
-    return [chart for chart in [*made, scatter(contents)] if chart is not None]
+    return [chart for chart in [*made, scatter(contents), *added_profiles(contents)] if chart is not None]
 
 
 def described(name: str, title: str, description: str, chart: Any, table: pd.DataFrame) -> Chart:
@@ -190,24 +191,40 @@ def accuracy(contents: Contents) -> alt.FacetChart:
 
 def profiles(contents: Contents) -> Chart | None:
     """Centred alignment of the mean patch token along the layers."""
+    words = (
+        "Directional alignment of clean and degraded images, the mean patch token about its mean over images, along "
+        "the layers of each model: the mean over the cells of each family. 1 is no change of direction."
+    )
+    title = "Alignment along the layers"
+    return _along_layers(contents, "alignment_centered", "profiles", title, "alignment, centred", words)
+
+
+def added_profiles(contents: Contents) -> list[Chart]:
+    """The same of each indicator that packages added to the run."""
+    made = []
+    for i, name in enumerate(sorted(set(contents.indicators["indicator"]) - set(BUILT_IN))):
+        shown = terminal_text(name)
+        words = f"{shown} of the mean patch token, along the layers of each model: the mean over the cells of a family."
+        made.append(_along_layers(contents, name, f"added-{i}", f"{shown} along the layers", shown, words))
+    return [chart for chart in made if chart is not None]
+
+
+def _along_layers(contents: Contents, indicator: str, name: str, title: str, what: str, words: str) -> Chart | None:
+    """An ``indicator`` of the mean patch token along the layers; ``what`` is what the axis is called."""
     known = contents.indicators
-    known = known[(known["indicator"] == "alignment_centered") & (known["token"] == "mean_patch")]
+    known = known[(known["indicator"] == indicator) & (known["token"] == "mean_patch")]
     if known.empty:
         return None
     table = _means(known, "family", "model", "layer")
     model = _models(contents)
     base = alt.Chart(table).encode(
         x=alt.X("layer:Q", title="layer", axis=alt.Axis(tickMinStep=1)),
-        y=alt.Y("value:Q", title="alignment, centred"),
+        y=alt.Y("value:Q", title=what),
         tooltip=["model", "family", "layer", *_tips("value", digits=3)],
     )
     layers = _lines(base, model).properties(width=PANEL, height=130)
     chart = layers.facet(facet=alt.Facet("family:N", title=None), columns=4)
-    words = (
-        "Directional alignment of clean and degraded images, the mean patch token about its mean over images, along "
-        "the layers of each model: the mean over the cells of each family. 1 is no change of direction."
-    )
-    return described("profiles", "Alignment along the layers", words, chart, table)
+    return described(name, title, words, chart, table)
 
 
 def retention(contents: Contents) -> Chart | None:

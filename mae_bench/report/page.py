@@ -27,6 +27,8 @@ from mae_bench.report.contents import Contents
 from mae_bench.report.pictures import Pictures
 from mae_bench.store import write_atomically
 
+INSIDE = ("profiles", "added-", "retention", "attention", "scatter")
+"""Names, or their beginnings, of charts about what happens inside."""
 SHOWN_AT_MOST = 200
 """Lines of a table of verdicts."""
 
@@ -70,6 +72,7 @@ def page(contents: Contents, pictures: Pictures) -> str:
         classes=classes_table(contents),
         worst=[_worst(contents, pictures, i) for i in contents.worst_images],
         curves=[chart for chart in drawn if chart.name.startswith("curves-")],
+        inside=[chart.name for chart in drawn if chart.name.startswith(INSIDE)],
         manifest=json.dumps(contents.manifest, indent=2),
         vega=Markup(_vega()),
     )
