@@ -910,9 +910,7 @@ class Evaluation:
             for r in indicators
             if r["layer"] == self.model.taps.blocks and r["head"] is None
         }
-        summary = {
-            f"{name}_{kind}": last.get((name, kind)) for name in alignment.INDICATORS for kind in POOLED
-        }
+        summary = {f"{name}_{kind}": last.get((name, kind)) for name in alignment.INDICATORS for kind in POOLED}
         return summary | {name: last.get((name, ROW_KIND)) for name in retention.INDICATORS}
 
     def _block_sums(self, shard: Shard) -> dict[str, list[float]]:
