@@ -320,6 +320,7 @@ def test_its_cells_are_collected_selected_and_run(find: Callable[[], Path], proj
 def test_one_that_is_broken_ends_the_session_with_its_name(find: Callable[[], Path], project: Project) -> None:
     target = installed(find(), "acme-rain", "0.3", {DEGRADATIONS: {"drops": "acme_things:THING"}})
     (target / "acme_things.py").write_text("import a_module_that_is_not_there\n")
+    project.models("colour")
     project.test("blur")
     result = project.run()
     assert result.ret == pytest.ExitCode.USAGE_ERROR

@@ -41,6 +41,7 @@ from mae_bench.pytest_plugin.items import (
 )
 from mae_bench.pytest_plugin.options import pytest_addoption
 from mae_bench.pytest_plugin.registration import Discovery, model_fixture
+from mae_bench.suites import every_suite
 
 __all__ = [
     "cell",
@@ -68,12 +69,19 @@ _MARKS = {
 }
 
 
-def pytest_configure(config: pytest.Config) -> None:
+@pytest.hookimpl(tryfirst=True)
+def pytest_load_initial_conftests() -> None:
+    """What packages add and cannot be used is said before a conftest.py needs it."""
     try:
-        of_families = {family: f"cells of the {family} family" for family in families()}
-        added_indicators()  # what cannot be used is said before anything runs
+        families()
+        added_indicators()
+        every_suite()
     except BenchError as error:
         raise pytest.UsageError(str(error)) from error
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    of_families = {family: f"cells of the {family} family" for family in families()}
     for mark, text in (of_families | _MARKS).items():
         config.addinivalue_line("markers", f"{mark}: {text}")
     harness = Harness.of(config)
