@@ -187,6 +187,7 @@ def test_its_suite_and_its_degradation_are_evaluated_from_python(find: Callable[
     assert results.leaderboard.families == ("blur", "acme")
 
 
+@pytest.mark.thorough
 def test_a_run_is_read_where_the_package_is_not_installed(
     find: Callable[[], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
