@@ -52,6 +52,10 @@ STYLE: Any = {
 """Of every picture."""
 
 
+SCATTERED = ("alignment_mean_patch", "alignment_centered_mean_patch", "retention", "retention_adjusted", "newly_active")
+"""Fields of a row that are held against its top-1."""
+
+
 def _styled() -> Any:
     try:
         import matplotlib as mpl
@@ -90,6 +94,7 @@ def drawn(baseline: Baseline, evidence: Evidence, folder: Path) -> list[Path]:
     """Every figure that committed results hold, in ``folder``."""
     figures: dict[str, Callable[[], Figure]] = {
         "accuracy": lambda: accuracy(baseline.rows.values(), evidence),
+        "indicators": lambda: indicators(baseline.rows.values(), evidence),
         "alignment": lambda: layer_profiles(evidence, "alignment_centered", "alignment, centred"),
         "separability": lambda: layer_profiles(evidence, "separability_excess", "separability over chance", clean=True),
         "retention": lambda: retention_maps(evidence),
@@ -149,6 +154,34 @@ def _accuracy_line(ax: Axes, rows: Sequence[ResultRow], name: str, arm: str, mod
     high = [100 * (curves[v][0].top1_high or 0.0) if single else max(r) for v, r in zip(x, rates, strict=True)]
     ax.plot(x, [float(np.mean(each)) for each in rates], linewidth=1.5, **style(arm))
     ax.fill_between(x, low, high, color=style(arm)["color"], alpha=0.2, linewidth=0)
+
+
+def indicators(rows: Iterable[ResultRow], evidence: Evidence) -> Figure:
+    """Top-1 against what the last block keeps, one panel per indicator; each point is a degraded cell of one seed of an
+    arm, the first.
+    """
+    rows = [row for row in rows if row.top1 is not None and row.family != "clean"]
+    found = [name for name in SCATTERED if any(getattr(row, name) is not None for row in rows)]
+    if not found:
+        raise FigureError("there is no degraded cell with an indicator to draw: evaluate some first")
+    figure, axes = _panels(1, len(found), figsize=(2.9 * len(found), 3.4), sharey=True)
+    for ax, name in zip(axes.flat, found, strict=True):
+        for arm in ARMS:
+            model = next(iter(evidence.models(arm).values()), None)
+            points = [
+                (value, 100 * row.top1)
+                for row in rows
+                if row.model == model and row.top1 is not None and (value := getattr(row, name)) is not None
+            ]
+            if points:
+                shown = {**style(arm), "linestyle": "none", "markersize": 3, "alpha": 0.7}
+                ax.plot(*zip(*points, strict=True), **shown)
+        ax.set_title(name, fontsize=10)
+        ax.set_xlabel("mean patch, last block", fontsize=9)
+        ax.set_ylim(0, 100)
+    axes[0, 0].set_ylabel("top-1 (%)")
+    _legend(figure, max(axes.flat, key=lambda ax: len(ax.lines)))
+    return figure
 
 
 def layer_profiles(evidence: Evidence, indicator: str, label: str, clean: bool = False) -> Figure:

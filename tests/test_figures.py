@@ -52,7 +52,9 @@ def evidence() -> Evidence:
 @pytest.fixture
 def baseline(cell_result: Callable[..., CellResult], tmp_path: Path) -> Baseline:
     results = [
-        cell_result(f"{arm}_s{seed}-{condition}", [0] * 10, [0] * 5 + [1] * 5)
+        cell_result(
+            f"{arm}_s{seed}-{condition}", [0] * 10, [0] * 5 + [1] * 5, retention=0.1 + 0.2 * seed, newly_active=0.3
+        )
         for arm in ARMS[1:]
         for seed in range(3)
         for condition in CONDITIONS
@@ -65,7 +67,7 @@ def baseline(cell_result: Callable[..., CellResult], tmp_path: Path) -> Baseline
 def test_every_figure_is_drawn_as_svg_and_png_and_the_same_each_time(
     baseline: Baseline, evidence: Evidence, tmp_path: Path
 ) -> None:
-    names = ("accuracy", "alignment", "separability", "retention", "attention_distance")
+    names = ("accuracy", "indicators", "alignment", "separability", "retention", "attention_distance")
     first = figures.drawn(baseline, evidence, tmp_path / "one")
     second = figures.drawn(baseline, evidence, tmp_path / "two")
     assert [path.name for path in first] == [f"{name}.{suffix}" for name in names for suffix in ("svg", "png")]
@@ -88,6 +90,18 @@ def test_accuracy_has_a_line_for_each_arm_that_ran(baseline: Baseline, evidence:
         assert ax.get_xlabel() in ("px", "fraction of area", "fraction of tokens")
     assert figure.axes[0].get_ylabel() == "top-1 (%)"
     figures.save(figure, tmp_path, "accuracy")
+
+
+def test_indicators_are_held_against_the_top1_of_one_seed_of_each_arm(baseline: Baseline, evidence: Evidence) -> None:
+    figure = figures.indicators(baseline.rows.values(), evidence)
+    assert [ax.get_title() for ax in figure.axes] == ["retention", "newly_active"]
+    for ax, value in zip(figure.axes, (0.1, 0.3), strict=True):
+        lines: Any = ax.get_lines()
+        assert [line.get_label() for line in lines] == ["mae_ft", "supervised"]
+        for line in lines:
+            assert [*map(tuple, np.round(line.get_xydata(), 6))] == [(value, 50.0)] * (len(CONDITIONS) - 1)
+    with pytest.raises(FigureError, match="no degraded cell with an indicator"):
+        figures.indicators([], evidence)
 
 
 def test_profiles_show_each_model_at_its_values(evidence: Evidence, tmp_path: Path) -> None:

@@ -78,12 +78,3 @@ def test_continuous_integration_runs_the_readmes_test_command() -> None:
     commands = re.findall(r"^python -m pip install.*$", README, re.MULTILINE)
     assert len(commands) == 2
     assert commands[1] in (ROOT / ".ci/run").read_text().splitlines()
-
-
-def test_every_option_in_the_readme_exists() -> None:
-    from mae_bench.pytest_plugin.options import OPTIONS
-
-    known = {f"--mae-{option.name}" for option in OPTIONS}
-    mentioned = set(re.findall(r"--mae-[a-z-]*[a-z]", README))
-    assert mentioned
-    assert mentioned <= known
