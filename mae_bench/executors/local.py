@@ -107,6 +107,7 @@ class LocalExecutor:
         self._finished: set[str] = set()
         self._notes: dict[str, str] = {}
         self.note = ""
+        self.reused = False
         torch.set_num_threads(settings.threads)
         # float32 shall mean float32, in degradations as in models
         torch.backends.cudnn.allow_tf32 = False
@@ -198,7 +199,7 @@ class LocalExecutor:
         """The finished ``cell`` of the model held, on disk, and a note where a stored one could not be reused.
 
         The clean cell of the model is on disk then too: as an earlier session left it, or written along with the first
-        other one.
+        other one. :attr:`reused` says whether it was there before this executor ran it.
         """
         result = self._run(cell)
         notes = [self._notes.pop(name, "") for name in (_clean(cell).id, cell.id)]
@@ -218,10 +219,12 @@ class LocalExecutor:
                 wanted = self.evaluation.identity(cell.degradation, cell.level)
                 differing = identity_difference(stored.row, wanted)
                 if not differing and stored.row.machine:
+                    self.reused = cell.id not in self._finished
                     return stored
                 why = _differences(wanted, asdict(stored.row), differing)
                 note = _again(cell, why or "it is of schema 1, which does not say on which machine")
             self._notes[cell.id] = note
+        self.reused = False
         result = self.evaluation.run(cell.degradation, cell.level)
         if result.row.family == "clean":
             self.evaluation.check_chance(result)
@@ -231,8 +234,8 @@ class LocalExecutor:
 
     def represent(self, cell: Cell, with_cell: bool = False) -> Representation:
         """The representation of ``cell`` of the model held, on disk; ``with_cell`` says that the cell itself is of this
-        run too, so that it is run now, and one forward pass feeds both. :attr:`note` says why a stored one could not be
-        reused.
+        run too, so that it is run now, and one forward pass feeds both. :attr:`reused` says whether a stored one was
+        taken, :attr:`note` why it could not be.
         """
         evaluation = self.evaluation
         self.note = ""
@@ -243,11 +246,13 @@ class LocalExecutor:
                 differing = [name for name in wanted if stored.identity.get(name) != wanted[name]]
                 lacking = self.settings.jackknife and cell.degradation == "clean" and not stored.replicates
                 if not differing and not lacking:
+                    self.reused = True
                     return stored
                 why = _differences(wanted, stored.identity, differing)
                 self.note = _again(cell, why or "it has no values without each tenth of the images")
         if with_cell:
             self._run(cell)
+        self.reused = False
         representation = evaluation.represent(cell.degradation, cell.level)
         self.run_directory.write_representation(cell, representation)
         return representation

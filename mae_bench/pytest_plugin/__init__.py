@@ -40,6 +40,7 @@ from mae_bench.pytest_plugin.items import (
     representation,
 )
 from mae_bench.pytest_plugin.options import pytest_addoption
+from mae_bench.pytest_plugin.progress import Progress, is_wanted
 from mae_bench.pytest_plugin.registration import Discovery, model_fixture
 from mae_bench.suites import every_suite
 
@@ -103,8 +104,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_sessionstart(session: pytest.Session) -> None:
     # the last of several such wrappers has the last word; pytest's own, for --ff, is registered at configuration
-    cells_first = session.config.stash[HARNESS].options["executor"] == "ray"
-    session.config.pluginmanager.register(Order(cells_first), "mae_bench_order")
+    config = session.config
+    harness = config.stash[HARNESS]
+    config.pluginmanager.register(Order(harness.options["executor"] == "ray"), "mae_bench_order")
+    if harness.options["progress"] == "auto" and is_wanted(config):  # of a reporter that is the last one too
+        config.pluginmanager.register(Progress(config), "mae_bench_progress")
 
 
 @pytest.hookimpl(wrapper=True)

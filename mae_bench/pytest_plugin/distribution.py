@@ -168,7 +168,7 @@ class Distribution:
 
     def divide(self, ids: Sequence[str]) -> Workload:
         """What is to be sent to workers, who collected items of these ``ids``."""
-        self._ids, paths = ids, [self._path(nodeid) for nodeid in ids]
+        self._ids, paths = ids, [self.path(nodeid) for nodeid in ids]
         self._models = [path[0] if path else None for path in paths]
         self._left = Counter(self._models)
         self._workload = Workload(paths)
@@ -227,7 +227,7 @@ class Distribution:
                 return model
         return own  # of a conftest file that only workers read
 
-    def _path(self, nodeid: str) -> Path | None:
+    def path(self, nodeid: str) -> Path | None:
         """What the item is about; None where it evaluates no model."""
         model = self._model(nodeid)
         if model is None:

@@ -393,6 +393,7 @@ class Decoding:
     def __init__(self, config: pytest.Config) -> None:
         self.terminal: Any = config.pluginmanager.getplugin("terminalreporter")
         self.capture: Any = config.pluginmanager.getplugin("capturemanager")
+        self.progress: Any = config.pluginmanager.getplugin("mae_bench_progress")
         self.said = time.monotonic()
 
     def report(self, done: int, total: int) -> None:
@@ -402,6 +403,8 @@ class Decoding:
         self.said = time.monotonic()
         suspended = self.capture.global_and_fixture_disabled() if self.capture is not None else nullcontext()
         with suspended:
+            if self.progress is not None:
+                self.progress.erase()
             self.terminal.ensure_newline()
             self.terminal.write_line(f"mae_bench: {done:,} of {total:,} images decoded")
 

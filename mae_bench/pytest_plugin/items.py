@@ -47,7 +47,8 @@ class BoundCell:
             method = self._harness.executor.evaluation.method(self.cell.degradation, self.cell.level)
         except BenchError as error:
             self._fail(error)
-        self._say("mae_cell", {"cell": self.cell.id, "top1": result.row.top1, "note": note, "method": method})
+        told = {"images": result.row.n, "reused": self._harness.executor.reused, "note": note, "method": method}
+        self._say("mae_cell", {"cell": self.cell.id, "top1": result.row.top1, **told})
         if result.row.status == "not_applicable":
             pytest.skip(f"not applicable: {result.reason}")
         return result
@@ -119,7 +120,7 @@ class BoundRepresentation(BoundCell):
             reason = executor.evaluation.not_applicable(kind)
         except BenchError as error:
             self._fail(error)
-        self._say("mae_representation", {"cell": self.cell.id, "note": executor.note})
+        self._say("mae_representation", {"cell": self.cell.id, "note": executor.note, "reused": executor.reused})
         if reason is not None:
             pytest.skip(f"not applicable: {reason}")
         return representation

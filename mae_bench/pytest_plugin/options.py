@@ -80,6 +80,14 @@ OPTIONS = (
     Option(
         "report", "string", "page", "what is written of the run: a page, report.html, or none", "WHAT", ("page", "none")
     ),
+    Option(
+        "progress",
+        "string",
+        "auto",
+        "while a run lasts: auto is a line on a terminal, unless CI is set, or -q or -s given",
+        "WHAT",
+        ("auto", "none"),
+    ),
     Option("gate-indicators", "bool", False, "indicators that moved fail the run too"),
 )
 

@@ -299,11 +299,11 @@ def test_what_is_crossed_with_another_parameter_is_of_its_cell_and_what_names_no
     distribution = Session(["test_x.py::test_a"], ["m0", "m-0", "0"], 1, Path("nowhere")).distribution
     cell = ("m-0", "blur", "box_blur", "1.00")
     for name in ("m-0-box_blur-1.00", "m-0-box_blur-1.00-x", "x-m-0-box_blur-1.00", "x-m-0-box_blur-1.00-y"):
-        assert distribution._path(f"test_x.py::test_cell[{name}]") == cell
-    assert distribution._path("test_x.py::test_throughput[m-0]") == ("m-0",)
-    assert distribution._path("test_x.py::test_cell[late-box_blur-1.00]") == ("late", "blur", "box_blur", "1.00")
-    assert distribution._path("test_x.py::test_plain[x]") is None
-    assert distribution._path("test_x.py::test_plain") is None
+        assert distribution.path(f"test_x.py::test_cell[{name}]") == cell
+    assert distribution.path("test_x.py::test_throughput[m-0]") == ("m-0",)
+    assert distribution.path("test_x.py::test_cell[late-box_blur-1.00]") == ("late", "blur", "box_blur", "1.00")
+    assert distribution.path("test_x.py::test_plain[x]") is None
+    assert distribution.path("test_x.py::test_plain") is None
 
 
 @pytest.mark.thorough  # starts two workers
