@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from mae_bench.cells import Level
@@ -97,7 +97,7 @@ class ResultRow:
             raise ValueError(f"row field 'status' is {self.status!r}, not one of {', '.join(get_args(Status))}")
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
     @classmethod
     def from_dict(cls, record: dict[str, Any]) -> ResultRow:

@@ -70,8 +70,7 @@ GOALS = {
                             why="Pixelate and JPEG compression are Pillow's on both sides, and here what "
                             "comes as float and goes as float is bytes in between."),
     "harness": Goal("harness cost of a cell", "harness", 5, unit="ms",
-                    why="What pytest takes for a test that does nothing is a part of it, and so are the degradation "
-                    "and the forward pass of eight images."),
+                    why="What pytest takes for a test that does nothing is a part of it."),
     "collection": Goal("collection of 10,000 cells", "collection", 3, unit="s"),
     "no torch": Goal("torch imported by it", "collection", 0),
     "memory": Goal("resident memory at 10,000 images / at 1,000, mapped pages aside", "memory", 1.05),

@@ -43,10 +43,11 @@ def test_one_is_bound_to_its_cores_and_this_one_is_not(tmp_path: Path) -> None:
 
 
 def test_cells_of_a_model_that_costs_nothing_have_a_cost() -> None:
-    processor, elapsed, nothing = harness.measured(QUICK).measurements
-    assert (processor.unit, processor.goal, elapsed.goal) == ("ms", "harness", "")
-    assert 0 < nothing.value < processor.value
-    assert 0 < processor.low <= processor.value <= processor.high
+    beside, images, elapsed, nothing = harness.measured(QUICK).measurements
+    assert (beside.unit, beside.goal, images.goal, elapsed.goal) == ("ms", "harness", "", "")
+    assert 0 < nothing.value < beside.value
+    assert 0 < images.value
+    assert 0 < beside.low <= beside.value <= beside.high
 
 
 def test_collection_holds_as_many_plain_tests_against_cells(monkeypatch: pytest.MonkeyPatch) -> None:
