@@ -25,8 +25,8 @@ FLOORS = {
     5: ("clean_pass", "joint_pass", "evaluation", "reference", "representation", "salience", "shard", "training"),
     6: (
         "baseline", "claims", "comparison", "contrasts", "corruption_error", "evidence", "export", "figures", "history",
-        "leaderboard", "merge", "mirror", "paired_comparison", "regression", "report", "selfcheck", "side", "store",
-        "trajectories", "verify", "warehouse",
+        "leaderboard", "merge", "mirror", "paired_comparison", "regression", "report", "selfcheck", "side", "sinks",
+        "store", "trajectories", "verify", "warehouse",
     ),
     7: ("executors", "grouping", "plan", "results", "simulation"),
     8: ("__main__", "cli", "notebook", "perf", "pytest_plugin"),

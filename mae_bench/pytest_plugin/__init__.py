@@ -91,7 +91,12 @@ def pytest_configure(config: pytest.Config) -> None:
         config.add_cleanup(functools.partial(os.close, harness.said_on))  # opened before output is captured
     config.pluginmanager.register(Discovery(harness), "mae_bench_discovery")
     if not hasattr(config, "workerinput"):
-        config.pluginmanager.register(Gate(harness), "mae_bench_gate")
+        gate = Gate(harness)
+        config.pluginmanager.register(gate, "mae_bench_gate")
+        if harness.sinks:
+            from mae_bench.pytest_plugin.sending import Sending
+
+            config.pluginmanager.register(Sending(harness, gate), "mae_bench_sending")
         if harness.options["executor"] == "ray":
             config.pluginmanager.register(Driver(harness), "mae_bench_driver")
         if harness.mirror is not None:

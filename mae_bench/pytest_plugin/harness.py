@@ -8,7 +8,7 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from mae_bench.executors.local import LocalExecutor
     from mae_bench.mirror import Mirror
     from mae_bench.regression import Rule
+    from mae_bench.sinks import Sink
     from mae_bench.store import RunDirectory
 
 
@@ -42,8 +43,8 @@ NO_GRAPHS = "--mae-cuda-graphs: this run is on a CPU, which has none; leave it o
 class Harness:
     """What one pytest session knows of its run: ``collected`` are the ids of its cells, ``represented`` maps models to
     the conditions whose representation it asks for, ``lacking`` are families that tests ask for and that have no cells.
-    ``mirror`` sends the files of the run to an object store where the run is to be there. ``lost`` says why what the
-    run has finished is not at hand, if it is not.
+    ``mirror`` sends the files of the run to an object store where the run is to be there. ``sinks`` take what it
+    finishes, each under what the user wrote. ``lost`` says why what the run has finished is not at hand, if it is not.
     """
 
     config: pytest.Config
@@ -51,6 +52,7 @@ class Harness:
     options: dict[str, Any]
     run_path: Path
     mirror: Mirror | None = None
+    sinks: dict[str, Sink] = field(default_factory=dict)
     registry: Registry = field(default_factory=Registry)
     collected: set[str] = field(default_factory=set)
     represented: dict[str, set[str]] = field(default_factory=dict)
@@ -88,6 +90,7 @@ class Harness:
         if worker is not None:
             options["resume"] = worker.get("mae_resume", options["resume"])
             return cls(config, suite, options, Path(worker["mae_run"]))
+        sinks = _sinks(options["sink"], cls.root(config) / "results")
         if isinstance(options["run"], str):
             from mae_bench.mirror import Mirror
 
@@ -95,10 +98,10 @@ class Harness:
                 mirror = Mirror(options["run"])
             except BenchError as error:
                 raise pytest.UsageError(f"--mae-run {error}") from error
-            return cls(config, suite, options, mirror.folder, mirror)
+            return cls(config, suite, options, mirror.folder, mirror, sinks)
         stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
         run_path = options["run"] or cls.root(config) / "results" / "runs" / f"{stamp}-{secrets.token_hex(2)}"
-        return cls(config, suite, options, run_path)
+        return cls(config, suite, options, run_path, sinks=sinks)
 
     @staticmethod
     def root(config: pytest.Config) -> Path:
@@ -431,6 +434,22 @@ def _check_for_cluster(config: pytest.Config, options: Mapping[str, Any]) -> Non
         raise pytest.UsageError("--mae-executor ray: leave out -n, since a cluster has workers of its own")
     if config.option.usepdb:
         raise pytest.UsageError("--mae-executor ray: leave out --pdb, since cells run in other processes")
+
+
+def _sinks(given: Sequence[str], folder: Path) -> dict[str, Sink]:
+    """Those that ``given`` names.
+
+    Raises:
+        UsageError: one cannot be used.
+    """
+    if not given:
+        return {}
+    from mae_bench.sinks import sink
+
+    try:
+        return {text: sink(text, folder) for text in given}
+    except BenchError as error:
+        raise pytest.UsageError(f"--mae-sink {error}") from error
 
 
 def fail(error: BenchError, cause: BaseException | None = None) -> NoReturn:

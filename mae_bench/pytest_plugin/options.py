@@ -81,6 +81,13 @@ OPTIONS = (
         "report", "string", "page", "what is written of the run: a page, report.html, or none", "WHAT", ("page", "none")
     ),
     Option(
+        "sink",
+        "args",
+        [],
+        "send the run to a tracker too: tensorboard[:DIR], wandb, mlflow[:URI], or one that a package adds; repeatable",
+        "SINK",
+    ),
+    Option(
         "progress",
         "string",
         "auto",
