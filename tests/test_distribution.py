@@ -223,17 +223,16 @@ class User:
 
 @pytest.fixture
 def user(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[User]:
-    try:
-        yield User(request.param, tmp_path)
-    finally:
-        shutil.rmtree(tmp_path)  # an environment with PyTorch has 6 GB, and pytest keeps the last three directories
+    yield User(request.param, tmp_path)
+    shutil.rmtree(tmp_path / "venv")  # some 6 GB, which pytest would keep for three more sessions
 
 
 @pytest.mark.wheels
 @pytest.mark.parametrize("form", ["wheel", "sdist"])
 @pytest.mark.parametrize("user", PYTHONS, indirect=True)
 def test_installed_alone_it_does_what_the_readme_shows(user: User, form: str, wheel: Path, sdist: Path) -> None:
-    user.run("python", "-m", "pip", "install", {"wheel": wheel, "sdist": sdist}[form])
+    # what is not imported need not be compiled, of which there is much
+    user.run("python", "-m", "pip", "install", "--no-compile", {"wheel": wheel, "sdist": sdist}[form])
     user.run("python", "-m", "pip", "check")
     where = user.run("python", "-c", "import mae_bench; print(mae_bench.__version__, mae_bench.__file__)")
     assert where.split() == [PROJECT["version"], str(user.site_packages / "mae_bench" / "__init__.py")]
@@ -251,10 +250,10 @@ def test_installed_alone_it_does_what_the_readme_shows(user: User, form: str, wh
 
     (user.project / "conftest.py").write_text(CONFTEST)
     (user.project / "test_robustness.py").write_text(TEST)
-    run = ("--mae-limit", 512, "--mae-run", "run", "-k", "random_patch-0.50 or random_patch-0.25", "-W", "error")
+    run = ("--mae-limit", 512, "--mae-run", "run", "-k", "random_patch-0.10 or random_patch-0.50")
     assert "2 passed" in user.run("pytest", *run)
     assert {path.stem for path in (user.project / "run/cells/mine").iterdir()} == {
-        "clean-0.00", "random_patch-0.25", "random_patch-0.50",
+        "clean-0.00", "random_patch-0.10", "random_patch-0.50",
     }  # fmt: skip
     assert "mine" in (user.project / "run/leaderboard.md").read_text()
     assert (user.project / "run/report.html").stat().st_size > MEGABYTE / 10
