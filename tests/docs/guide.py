@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -103,7 +104,7 @@ class Reader:
         for there, here in self.instead.items():
             text = text.replace(there, here)
         done = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", text],
+            [*on_one_core(), "bash", "-euo", "pipefail", "-c", text],
             cwd=self.folder,
             env={**os.environ, **self.environment},
             stdout=subprocess.PIPE,
@@ -134,6 +135,17 @@ class Reader:
             reader = replace(self, folder=place / "clone", environment=environment)
             printed += reader.type(step["run"], expected if step is steps[-1] else 0)
         return printed + summary.read_text()
+
+
+def on_one_core() -> list[str]:
+    """What binds a command to a core of its own where several workers of pytest-xdist share those of the machine: idle
+    threads of PyTorch would be in each other's way.
+    """
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "")
+    if not worker or shutil.which("taskset") is None:
+        return []
+    cores = sorted(os.sched_getaffinity(0))
+    return ["taskset", "-c", str(cores[int(worker.removeprefix("gw")) % len(cores)])]
 
 
 def exit_status(remark: str) -> int:

@@ -39,13 +39,13 @@ INSTEAD = {
     "python -m pip install mae-bench pytest-xdist": "true",
     # where nothing is downloaded, and what is installed is not there for other tests
     "python -m pip install ./": "python -m pip install -q --no-deps --no-build-isolation --target packages ./",
-    "--mae-device cuda": "--mae-device cpu",
+    "--mae-device cuda ": "--mae-device cpu ",
     "/data/imagenet": "data/imagenet",
     "/shared": "shared",
 }
 FEW = "--mae-limit 512"
 """Images of the bundled suite that are enough to see that a command works."""
-CHECKOUT, AFTER = "in a checkout", "after "
+CHECKOUT, AFTER = "<!-- in a checkout -->", r"<!-- after (\S+) -->"
 
 
 def commands(page: str) -> list[str]:
@@ -115,14 +115,13 @@ def photographs(folder: Path) -> None:
 def follow(reader: Reader, page: str) -> None:
     """Whatever page it goes on from, too."""
     text = (ROOT / "docs" / page).read_text()
-    remark = next((block.remark for block in blocks(text) if block.remark), "")
-    if remark == CHECKOUT:
+    if CHECKOUT in text:
         check_out(reader.folder)
         for place in ("data", "shared"):
             photographs(reader.folder / place / "imagenet" / "val")
         reader = replace(reader, environment={**reader.environment, "PYTEST_ADDOPTS": FEW})
-    elif remark.startswith(AFTER):
-        follow(reader, remark.removeprefix(AFTER))
+    elif before := re.search(AFTER, text):
+        follow(reader, before[1])
     reader.follow(text)
 
 
