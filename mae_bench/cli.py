@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -21,20 +22,99 @@ if TYPE_CHECKING:
 
     from mae_bench.suites import Suite
 
-app = typer.Typer(
-    help="A pytest-style robustness benchmark for vision models. Evaluation itself is `pytest benchmarks`.",
+
+def filled(text: str) -> str:
+    r"""``text`` with a line for each paragraph, which terminals break where they end; what is indented keeps its lines.
+
+    >>> print(filled("Say whether B\nis better.\n\nExample:\n\n    mae-bench compare A B\n    mae-bench compare C D"))
+    Say whether B is better.
+    <BLANKLINE>
+    Example:
+    <BLANKLINE>
+    mae-bench compare A B
+    mae-bench compare C D
+    """
+    paragraphs = inspect.cleandoc(text).split("\n\n")
+    parts = (inspect.cleandoc(part) if part.startswith(" ") else part.replace("\n", " ") for part in paragraphs)
+    return "\n\n".join(parts)
+
+
+class Program(typer.Typer):
+    """Commands whose help is their docstring, :func:`filled`."""
+
+    def command(  # type: ignore[override]
+        self, name: str | None = None, **options: Any
+    ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+        def register(function: Callable[..., Any]) -> Callable[..., Any]:
+            return super(Program, self).command(name, help=filled(function.__doc__ or ""), **options)(function)
+
+        return register
+
+
+app = Program(
+    help=filled(
+        """A pytest-style robustness benchmark for vision models. Evaluation is `pytest benchmarks`, or for those who do
+        not know pytest `mae-bench run`, which prints the command that it stands for.
+
+        Example:
+
+            mae-bench run --model mae_ft_s0 --degradation occlusion --limit 512
+        """
+    ),
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
-train = typer.Typer(
-    help="Make the bundled models again, each by its recipe. A run that was killed goes on where its last checkpoint "
-    'is. Needs the extra: pip install "mae-bench\\[train]".',
+train = Program(
+    help=filled(
+        """Make the bundled models again, each by its recipe. A run that was killed goes on where its last checkpoint
+        is. Needs the extra: pip install "mae-bench\\[train]".
+
+        Example:
+
+            mae-bench train pretrain --seed 1
+        """
+    ),
     no_args_is_help=True,
 )
 app.add_typer(train, name="train")
 
-SuiteName = Annotated[str, typer.Option(help="Suite whose training images are used: fashion_mnist or cifar10.")]
+
+# --------------------------------------------------------------------------- what shells complete
+
+
+def _beginning(incomplete: str, names: Callable[[], Iterable[str]]) -> list[str]:
+    try:
+        return [name for name in names() if name.startswith(incomplete)]
+    except BenchError:  # which the command itself will say
+        return []
+
+
+def _suite_names(incomplete: str) -> list[str]:
+    from mae_bench.suites import every_suite
+
+    return _beginning(incomplete, every_suite)
+
+
+def _model_names(incomplete: str) -> list[str]:
+    from mae_bench.models import bundled_names
+
+    return _beginning(incomplete, lambda: bundled_names(encoders=True))
+
+
+def _degradation_names(incomplete: str) -> list[str]:
+    from mae_bench.cells import GROUPS
+    from mae_bench.degradations import every, families
+
+    return _beginning(incomplete, lambda: dict.fromkeys([*families(), *GROUPS, *(kind.name for kind in every())]))
+
+
+SuiteName = Annotated[
+    str,
+    typer.Option(
+        help="Suite whose training images are used: fashion_mnist or cifar10.",
+        autocompletion=lambda incomplete: _beginning(incomplete, lambda: ("cifar10", "fashion_mnist")),
+    ),
+]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of the recipe.")]
 Data = Annotated[
     Path | None, typer.Option(help="Folder of the training images (Fashion-MNIST: /usr/share/datasets/fashion-mnist).")
@@ -63,12 +143,136 @@ def _reported(command: str) -> Iterator[None]:
         raise typer.Exit(2) from error
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        from mae_bench import __version__
+
+        typer.echo(f"mae-bench {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version, and end.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def run(
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A bundled model, a fixture of the project, or one of timm's by its full name; repeatable.",
+            autocompletion=_model_names,
+        ),
+    ] = None,
+    degradation: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A family, group, degradation, or degradation-level; repeatable.", autocompletion=_degradation_names
+        ),
+    ] = None,
+    suite: Annotated[
+        str, typer.Option(help="Suite of images to evaluate on.", autocompletion=_suite_names)
+    ] = "fashion_mnist",
+    data: Annotated[Path | None, typer.Option(help="Directory of the suite's images, if they are not bundled.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=0, help="Images, rounded up to whole blocks of 256, at least two; 0 = all.")
+    ] = None,
+    full: Annotated[bool, typer.Option("--full", help="Every level, every family and every training seed.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Run directory (default results/runs/<run id>).")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that share the cells; needs pytest-xdist.")] = 1,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:i.")] = None,
+    tests: Annotated[
+        Path, typer.Option(help="Folder of the project's tests; without one, tests of the package are run.")
+    ] = Path("benchmarks"),
+    arguments: Annotated[
+        list[str] | None, typer.Argument(metavar="PYTEST", help="Further options of pytest, behind two dashes.")
+    ] = None,
+) -> None:
+    """Evaluate models under degradations: print the pytest command for it, and run it.
+
+    In a project with a folder of tests its models are evaluated by these; anywhere else, bundled models and timm's. The
+    exit code is pytest's: 0 where all is well, 1 where a cell failed or is worse than the baseline, 5 where nothing was
+    selected.
+
+    Examples:
+
+        mae-bench run --model mae_ft_s0 --degradation occlusion --limit 512
+        mae-bench run --model cnn_s0 --degradation gaussian_blur-3.00 --out runs/a
+        mae-bench run --suite imagefolder --data DIR --model resnet50.a1_in1k
+        mae-bench run --model mae_ft_s0 --workers 2 -- -v --mae-strict
+    """
+    import shlex
+    import subprocess
+    import sys
+
+    with _reported("run"):
+        from mae_bench.command import pytest_command, without_tests
+        from mae_bench.degradations.ladders import conditions
+        from mae_bench.degradations.selection import selected
+        from mae_bench.suites import suite_entry
+
+        entry, has_tests = suite_entry(suite), tests.is_dir()
+        matrix = conditions(entry, full)
+        for name in degradation or ():
+            wanted = selected([name], entry)[name not in ("clean", "clean-0.00") :]  # which comes first in any case
+            if not any(one in matrix for one in wanted):
+                remedy = "name a level of its ladder" if full else "add --full, or name a level of its ladder"
+                raise BenchError(f"--degradation {name}: pytest has no such cell on {suite}; {remedy}")
+        if not has_tests and not model:
+            raise BenchError(
+                f"there is no folder {tests} of tests here that would name models: name one with --model "
+                "(`mae-bench models` lists those that are bundled), or the folder with --tests"
+            )
+        places = [str(tests)] if has_tests else without_tests()
+        command = pytest_command(suite, _known(model or (), has_tests), data, limit, full, degradation or (), places)
+    command += ["--mae-run", str(out)] if out is not None else []
+    command += ["--mae-device", device] if device is not None else []
+    command += ["-n", str(workers)] if workers > 1 else []
+    command += arguments or ()
+    typer.echo(terminal_text(shlex.join(command)))
+    with subprocess.Popen([sys.executable, *command[1:]]) as process:
+        while True:
+            try:
+                code = process.wait()
+                break
+            except KeyboardInterrupt:  # which pytest has had too, and ends by in its own way
+                continue
+    if code == 5:
+        typer.echo("mae-bench run: pytest selected nothing; `pytest --co -q` lists what there is", err=True)
+    raise typer.Exit(code if code >= 0 else 128 - code)
+
+
+def _known(names: Sequence[str], has_tests: bool) -> Sequence[str]:
+    """``names``, once those that no fixture has are ruled out where that can be told.
+
+    Raises:
+        BenchError: one is neither bundled nor, by its form, one of timm's.
+    """
+    from mae_bench.cells import near_name
+    from mae_bench.models import bundled_names
+
+    for name in names:
+        if not has_tests and name.isidentifier() and name not in bundled_names():
+            hint = near_name(name, bundled_names())
+            raise BenchError(f"--model {name}: no bundled model; {hint}. One of timm's is named in full: NAME.TAG")
+    return names
+
+
 @app.command()
 def models() -> None:
     """List the models that ship with the package.
 
     Arm, seed, architecture, parameters, clean top-1 on the suite's images where they are committed in results/ and on
     the validation images, and how each was made.
+
+    Example:
+
+        mae-bench models
     """
     from tabulate import tabulate
 
@@ -110,7 +314,9 @@ def suites() -> None:
     """List the suites of images: the side that levels are meant for, how many images a default run takes, the package
     each is from, and what --mae-data holds.
 
-    Example: mae-bench suites
+    Example:
+
+        mae-bench suites
     """
     from tabulate import tabulate
 
@@ -141,7 +347,9 @@ def degradations(
 ) -> None:
     """List every degradation: family, unit, the levels of the bundled suite's ladder, and the package it is from.
 
-    Example: mae-bench degradations --preview degradations.png
+    Example:
+
+        mae-bench degradations --preview degradations.png
     """
     from tabulate import tabulate
 
@@ -193,7 +401,9 @@ def claims(
         Path | None, typer.Option(help="Folder of checkpoints <model>@<share>.safetensors to evaluate.")
     ] = None,
     limit: Annotated[int, typer.Option(min=0, help="Images that checkpoints are evaluated on; 0 = all.")] = 1024,
-    suite: Annotated[str, typer.Option(help="Suite that the claims are decided on.")] = "fashion_mnist",
+    suite: Annotated[
+        str, typer.Option(help="Suite that the claims are decided on.", autocompletion=_suite_names)
+    ] = "fashion_mnist",
     data: Annotated[Path | None, typer.Option(help="Directory of the suite's images, for checkpoints.")] = None,
     out: Annotated[Path | None, typer.Option(help="Committed results (default results/<suite>).")] = None,
     arm: Annotated[
@@ -207,9 +417,10 @@ def claims(
     With --run, evidence.npz is made from those runs first; without, the one that is there is used. What is known of
     checkpoints stays, unless --trajectories names them again.
 
-    Example: mae-bench claims --run results/runs/full --trajectories results/fashion_mnist/trajectories
+    Examples, the second on ImageNet against another supervised model:
 
-    On ImageNet against another supervised model: mae-bench claims --suite imagenet --arm supervised=deit_base
+        mae-bench claims --run results/runs/full
+        mae-bench claims --suite imagenet --arm supervised=deit_base
     """
     import tempfile
 
@@ -265,15 +476,22 @@ def claims(
 
 @app.command()
 def figures(
-    suite: Annotated[str, typer.Option(help="Suite whose committed results are drawn.")] = "fashion_mnist",
+    suite: Annotated[
+        str, typer.Option(help="Suite whose committed results are drawn.", autocompletion=_suite_names)
+    ] = "fashion_mnist",
     results: Annotated[Path | None, typer.Option(help="Committed results (default results/<suite>).")] = None,
     out: Annotated[Path | None, typer.Option(help="Where SVG and PNG go (default RESULTS/figures).")] = None,
-    model: Annotated[list[str] | None, typer.Option(help="Bundled model whose classes are mapped; repeatable.")] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(help="Bundled model whose classes are mapped; repeatable.", autocompletion=_model_names),
+    ] = None,
 ) -> None:
     """Draw committed results: accuracy by level, layer profiles, retention by head, attention distance, a map of
     classes by layer, and the degradations.
 
-    Example: mae-bench figures --suite fashion_mnist --out results/fashion_mnist/figures
+    Example:
+
+        mae-bench figures --suite fashion_mnist --out figures
     """
     from mae_bench.baseline import Baseline
     from mae_bench.evidence import Evidence
@@ -330,7 +548,9 @@ def selfcheck(
 
     Where a number differs, what is known to differ in the protocol stands beside it, and the exit code is 1.
 
-    Example: mae-bench selfcheck results/runs/full
+    Example:
+
+        mae-bench selfcheck results/runs/full
     """
     from mae_bench.selfcheck import selfcheck as checks_of
     from mae_bench.selfcheck import to_markdown, to_text
@@ -352,7 +572,9 @@ def merge(
     What a cell measured has to be the same wherever it was finished; of how long it took one is taken. Runs of other
     images, or of settings that no table can mix, are refused.
 
-    Example: mae-bench merge results/runs/first results/runs/second --out results/runs/both
+    Example:
+
+        mae-bench merge results/runs/a results/runs/b --out results/runs/both
     """
     with _reported("merge"):
         from mae_bench.merge import merge as write_merged
@@ -379,10 +601,10 @@ def compare(
     A and B are each a run directory, a folder of committed results, or a git revision of one, which is read without
     touching the working tree. Where something is significantly worse the exit code is 1.
 
-    Example: mae-bench compare HEAD results/runs/july
+    Examples, the second of whether a new model is better than an old one:
 
-    Is the new model really better: mae-bench compare results/fashion_mnist results/fashion_mnist --model
-    supervised_s0=mae_ft_s0
+        mae-bench compare HEAD results/runs/july
+        mae-bench compare HEAD HEAD --model supervised_s0=mae_ft_s0
     """
     with _reported("compare"):
         from mae_bench.paired_comparison import Pair, PairedComparison
@@ -418,7 +640,9 @@ def export(
     into: Annotated[
         Format, typer.Option("--format", help="timm's CSV, a Hugging Face model card's metadata, or a LaTeX table.")
     ],
-    model: Annotated[list[str] | None, typer.Option(help="This model alone; repeatable.")] = None,
+    model: Annotated[
+        list[str] | None, typer.Option(help="This model alone; repeatable.", autocompletion=_model_names)
+    ] = None,
     condition: Annotated[
         str | None, typer.Option(help="For timm: results under this degradation and level, not clean ones.")
     ] = None,
@@ -426,11 +650,11 @@ def export(
 ) -> None:
     """Hand on results as others keep theirs.
 
-    Example: mae-bench export results/fashion_mnist --format latex --out table.tex
+    Examples: a table for a paper, timm's columns under a degradation, a model card's metadata:
 
-    timm's columns under a degradation: mae-bench export results/runs/july --format timm --condition random_patch-0.50
-
-    A model card's metadata: mae-bench export HEAD --format model-index --model mae_ft_s0
+        mae-bench export results/fashion_mnist --format latex --out table.tex
+        mae-bench export RUN --format timm --condition random_patch-0.50
+        mae-bench export HEAD --format model-index --model mae_ft_s0
     """
     with _reported("export"):
         from mae_bench import export as formats
@@ -463,7 +687,10 @@ def report(
     """Write the page of a run: standings, where each model breaks, what changed, what happens inside. It is one file,
     which needs no network.
 
-    Examples: mae-bench report results/runs/july; mae-bench report runs/a runs/b --out both.html
+    Examples:
+
+        mae-bench report results/runs/july
+        mae-bench report runs/a runs/b --out both.html
     """
     import tempfile
 
@@ -491,7 +718,9 @@ def verify(run: Annotated[Path, typer.Argument(help="Run directory.")]) -> None:
 
     A line for each finding says what, where and what to do; with any the exit code is 1, where DIR is no run 2.
 
-    Example: mae-bench verify results/runs/full
+    Example:
+
+        mae-bench verify results/runs/full
     """
     from mae_bench.verify import verification
 
@@ -513,7 +742,9 @@ def gather(
 ) -> None:
     """Keep the rows of many runs together as Parquet, to be asked by `mae-bench query`.
 
-    Example: mae-bench gather results/runs/* --out results/rows
+    Example:
+
+        mae-bench gather results/runs/* --out results/rows
     """
     with _reported("gather"):
         from mae_bench.warehouse import row_tables, rows_of, write_warehouse
@@ -527,12 +758,18 @@ def gather(
 def query(
     folder: Annotated[Path, typer.Argument(help="What mae-bench gather wrote.")],
     sql: Annotated[str | None, typer.Argument(help="A question about the table `cells`, in DuckDB's SQL.")] = None,
-    suite: Annotated[str, typer.Option(help="Suite of the leaderboard that is shown without a question.")] = "imagenet",
+    suite: Annotated[
+        str,
+        typer.Option(help="Suite of the leaderboard that is shown without a question.", autocompletion=_suite_names),
+    ] = "imagenet",
 ) -> None:
     """Ask gathered rows: the ranking of a suite's models by score, or any question in SQL. Needs the extra:
     pip install "mae-bench\\[query]".
 
-    Example: mae-bench query results/rows "select model, avg(top1) from cells where family = 'blur' group by model"
+    Examples:
+
+        mae-bench query results/rows --suite fashion_mnist
+        mae-bench query results/rows "select model, top1 from cells"
     """
     from tabulate import tabulate
 
@@ -553,7 +790,9 @@ def query(
 @app.command()
 def plan(
     models: Annotated[str, typer.Option(help="Models, separated by commas: names of fixtures, or timm's.")],
-    suite: Annotated[str, typer.Option(help="Suite that they are evaluated on.")] = "imagenet",
+    suite: Annotated[
+        str, typer.Option(help="Suite that they are evaluated on.", autocompletion=_suite_names)
+    ] = "imagenet",
     gpus: Annotated[int, typer.Option(min=1, help="GPUs that take one shard after another.")] = 1,
     full: Annotated[bool, typer.Option("--full", help="Every level and every family.")] = False,
     limit: Annotated[int | None, typer.Option(min=0, help="Images, as --mae-limit has them; 0 = all.")] = None,
@@ -572,10 +811,12 @@ def plan(
 
     With --slurm, write a script that submits the grid to Slurm in shards and joins them.
 
-    Example: mae-bench plan --suite imagenet --models vit_base_patch16_224.augreg_in1k,resnet50 --gpus 64 --rate
-    resnet50=2000
+    Example:
+
+        mae-bench plan --models resnet50,deit_base --gpus 64 --rate resnet50=2000
     """
-    from mae_bench.plan import Grid, Rate, Shape, measured_at, planned_images, pytest_command, slurm_script, to_text
+    from mae_bench.command import pytest_command
+    from mae_bench.plan import Grid, Rate, Shape, measured_at, planned_images, slurm_script, to_text
     from mae_bench.suites import suite_entry
 
     with _reported("plan"):
@@ -642,7 +883,9 @@ def perf(
     was stopped goes on with --only. With --against, ratios that moved beyond the noise bands of both runs are named,
     and where one did for the worse the exit code is 1. The peers are an extra: pip install "mae-bench\\[peers]".
 
-    Example: mae-bench perf --only engine --against results/performance/cpu.json --out results/runs/performance
+    Example:
+
+        mae-bench perf --only engine --against results/performance/cpu.json
     """
     import torch
 
@@ -706,7 +949,9 @@ def pretrain(
 ) -> None:
     """Pretrain a masked autoencoder and keep its encoder.
 
-    Example: mae-bench train pretrain --seed 1
+    Example:
+
+        mae-bench train pretrain --seed 1
     """
     _train("pretrain", "mae_pretrained", suite, seed, data, out, threads)
 
@@ -717,7 +962,9 @@ def finetune(
 ) -> None:
     """Fine-tune the pretrained encoder of the same seed, found in --out or as bundled.
 
-    Example: mae-bench train finetune --seed 1
+    Example:
+
+        mae-bench train finetune --seed 1
     """
     _train("finetune", "mae_ft", suite, seed, data, out, threads)
 
@@ -728,7 +975,9 @@ def probe(
 ) -> None:
     """Fit a linear classifier on the frozen pretrained encoder of the same seed.
 
-    Example: mae-bench train probe --seed 1
+    Example:
+
+        mae-bench train probe --seed 1
     """
     _train("probe", "mae_probe", suite, seed, data, out, threads)
 
@@ -746,7 +995,9 @@ def supervised(
 ) -> None:
     """Train the same network from scratch.
 
-    Example: mae-bench train supervised --seed 1 --equal flops
+    Example:
+
+        mae-bench train supervised --seed 1 --equal flops
     """
     arm = "supervised" if equal is Equal.flops else "supervised_ep"
     _train("supervised", arm, suite, seed, data, out, threads)
@@ -758,7 +1009,9 @@ def cnn(
 ) -> None:
     """Train the residual CNN.
 
-    Example: mae-bench train cnn
+    Example:
+
+        mae-bench train cnn
     """
     _train("cnn", "cnn", suite, seed, data, out, threads)
 
@@ -774,7 +1027,9 @@ def search(
 ) -> None:
     """Try three learning rates for a quarter of the steps and record their validation top-1.
 
-    Example: mae-bench train search supervised
+    Example:
+
+        mae-bench train search supervised
     """
     if arm not in ("mae_ft", "supervised"):
         typer.echo(f"mae-bench train search: no rate is searched for {arm!r}: name mae_ft or supervised", err=True)

@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 
 from mae_bench.cells import Cell
+from mae_bench.command import pytest_command
 from mae_bench.degradations.ladders import conditions
 from mae_bench.errors import BenchError
 from mae_bench.grouping import path_of, sharded
@@ -343,20 +344,6 @@ def _size(count: float) -> str:
 
 
 # --------------------------------------------------------------------------- the batch script
-
-
-def pytest_command(
-    suite: str, models: Sequence[str], data: Path | None = None, limit: int | None = None, full: bool = False
-) -> list[str]:
-    """The pytest command that evaluates the cells of ``models``. A name that no fixture could have is timm's."""
-    command = ["python", "-m", "pytest", "benchmarks", "-m", "not representation"]
-    command += ["-k", " or ".join(f"[{model}-" for model in models), "--mae-suite", suite]
-    for model in models:
-        if not model.isidentifier():
-            command += ["--mae-model", model]
-    command += ["--mae-data", str(data)] if data is not None else []
-    command += ["--mae-limit", str(limit)] if limit is not None else []
-    return command + ["--mae-full"] * full
 
 
 def slurm_script(grid: Grid, command: Sequence[str], run: Path, rates: Mapping[str, Rate] | None = None) -> str:

@@ -28,7 +28,7 @@ FLOORS = {
         "leaderboard", "merge", "mirror", "paired_comparison", "regression", "report", "selfcheck", "side", "sinks",
         "store", "trajectories", "verify", "warehouse",
     ),
-    7: ("executors", "grouping", "plan", "results", "simulation"),
+    7: ("command", "executors", "grouping", "plan", "results", "simulation"),
     8: ("__main__", "cli", "notebook", "perf", "pytest_plugin"),
 }  # fmt: skip
 FLOOR_OF = {name: floor for floor, names in FLOORS.items() for name in names}

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from mae_bench.cli import app
+from mae_bench.command import pytest_command
 from mae_bench.grouping import path_of
 from mae_bench.plan import (
     CellBytes,
@@ -26,7 +27,6 @@ from mae_bench.plan import (
     makespan,
     measured_at,
     planned_images,
-    pytest_command,
     rates_of,
     slurm_script,
     to_text,
