@@ -104,6 +104,28 @@ def test_each_sink_has_an_extra_of_its_name() -> None:
     assert SINKS.keys() <= extras.keys()
 
 
+def test_an_installed_package_adds_a_sink(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = tmp_path / "acme_sink-1.0.dist-info"
+    record.mkdir()
+    record.joinpath("METADATA").write_text("Metadata-Version: 2.1\nName: acme-sink\nVersion: 1.0\n")
+    record.joinpath("entry_points.txt").write_text("[mae_bench.sinks]\nacme = acme_sink:ACME\n")
+    tmp_path.joinpath("acme_sink.py").write_text(
+        "from mae_bench.sinks import SinkEntry\n"
+        "ACME = SinkEntry('acme', 'acme_sink', 'for tests', 'DIR')\n"
+        "def sink(place, folder):\n"
+        "    return place, folder\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    every_sink.cache_clear()
+    try:
+        assert every_sink()["acme"].package == "acme-sink 1.0"
+        made: object = sink("acme:there", tmp_path)
+        assert made == ("there", tmp_path)
+    finally:
+        every_sink.cache_clear()
+        sys.modules.pop("acme_sink", None)
+
+
 def test_a_package_cannot_take_the_name_of_a_sink_that_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, called in (("wandb", "wandb"), ("mine", "other")):
         one = Registered(sinks.ENTRY_POINTS, name, "acme", "1", SinkEntry(called, "acme", "x"))
