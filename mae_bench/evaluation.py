@@ -76,7 +76,8 @@ class Settings:
     forces the suite's view on every model; ``jackknife`` asks clean representations for values without each tenth
     of the images, which costs their separability ten times over; ``compiles`` has torch compile what it can of a model;
     ``memory_format`` is one of :data:`mae_bench.models.pool.MEMORY_FORMATS`; ``graphs`` has a GPU play back forward
-    passes (:mod:`mae_bench.models.recorded`), which changes no number.
+    passes (:mod:`mae_bench.models.recorded`) and ``prefetch`` sends it images and clean features while it works on
+    those before; neither changes a number.
     """
 
     device: str = "cpu"
@@ -90,6 +91,7 @@ class Settings:
     compiles: bool = False
     memory_format: str = "auto"
     graphs: bool = False
+    prefetch: bool = True
 
     @property
     def arithmetic(self) -> str:
@@ -430,7 +432,7 @@ class Evaluation:
                 self._card = torch.from_numpy(np.array(pixels)).to(self.device)
         if self._card is not None and len(self._card) == len(pixels) and not (level.severity and self.suite.stored):
             return self._card[start:stop]
-        return to_device(torch.from_numpy(np.array(pixels[start:stop])), self.device)
+        return to_device(torch.from_numpy(np.array(pixels[start:stop])), self.device, self.settings.prefetch)
 
     @cached_property
     def _choice(self) -> tuple[Tensor | None, Tensor]:
@@ -485,6 +487,7 @@ class Evaluation:
             self.close()
             raise
         self._clean, self._clean_collector, self._reference = done.cell, done.collector, done.reference
+        self._reference.prefetch = self.settings.prefetch  # also where another process made it
         self._batch_size = done.batch_size
 
     def _all_that_decides(self, name: str, level: Level) -> str:
@@ -733,7 +736,7 @@ class Evaluation:
         return reference.side_of_kept(left if patches else left.pooled, hidden)
 
     def _keys(self, start: int, stop: int) -> Tensor:
-        return to_device(torch.from_numpy(self.suite.manifest.keys[start:stop]), self.device)
+        return to_device(torch.from_numpy(self.suite.manifest.keys[start:stop]), self.device, self.settings.prefetch)
 
     def _setting(self, start: int, stop: int, by_salience: bool = False) -> Setting:
         return Setting(

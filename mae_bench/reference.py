@@ -26,12 +26,14 @@ class ScratchError(BenchError):
     """Clean features that cannot be kept."""
 
 
-def to_device(values: Tensor, device: torch.device) -> Tensor:
-    """``values`` on ``device``. A GPU is sent them from pinned memory, without waiting for it, and by a stream of their
-    own, so that they come while it still works on what came before.
+def to_device(values: Tensor, device: torch.device, prefetch: bool = True) -> Tensor:
+    """``values`` on ``device``. A GPU is sent them from pinned memory, without waiting for it, and with ``prefetch`` by
+    a stream of their own, so that they come while it still works on what came before.
     """
     if device.type != "cuda":
         return values
+    if not prefetch:
+        return values.pin_memory().to(device, non_blocking=True)
     copies, work = _copies(device), torch.cuda.current_stream(device)
     with torch.cuda.stream(copies):
         sent = values.pin_memory().to(device, non_blocking=True)
@@ -137,7 +139,7 @@ class Reference:
     Pooled tokens and packed activity are kept for all images, the ``patch`` kind for the probe subset alone.
     Blocks are added in order; once the probe blocks are in, :attr:`centers` (clean mean per layer and kind),
     :attr:`thresholds` (per block, kind and head) and :attr:`constant` (layers and kinds that are the same for
-    every image) are fixed.
+    every image) are fixed. :attr:`prefetch` is how :func:`to_device` sends them.
     """
 
     def __init__(self, folder: Path, images: int) -> None:
@@ -157,6 +159,7 @@ class Reference:
         self._active: dict[Key, np.memmap] = {}
         self._probe_heads: dict[Key, np.memmap] = {}
         self._sent: dict[tuple[str, int, str], Tensor] = {}
+        self.prefetch = True
 
     @property
     def arrays(self) -> dict[str, np.ndarray]:
@@ -218,8 +221,8 @@ class Reference:
         device = next(iter([*features.tokens.values(), *features.heads.values()]), torch.empty(0)).device
         known = [key for key in features.tokens if key not in self.constant]
         return CleanSide(
-            {key: to_device(self.tokens(key, start, stop), device) for key in known},
-            {key: to_device(self.active(key, start, stop), device) for key in features.heads},
+            {key: to_device(self.tokens(key, start, stop), device, self.prefetch) for key in known},
+            {key: to_device(self.active(key, start, stop), device, self.prefetch) for key in features.heads},
             {key: self.center(key, device) for key in known},
         )
 
@@ -241,13 +244,13 @@ class Reference:
     def center(self, key: Key, device: torch.device) -> Tensor:
         """The clean mean of a layer and kind, sent to ``device`` once."""
         if ("center", *key) not in self._sent:
-            self._sent["center", *key] = to_device(self.centers[key], device)
+            self._sent["center", *key] = to_device(self.centers[key], device, self.prefetch)
         return self._sent["center", *key]
 
     def threshold(self, key: Key, device: torch.device) -> Tensor:
         """The thresholds of the heads of a block and kind, sent to ``device`` once."""
         if ("threshold", *key) not in self._sent:
-            self._sent["threshold", *key] = to_device(self.thresholds[key], device)
+            self._sent["threshold", *key] = to_device(self.thresholds[key], device, self.prefetch)
         return self._sent["threshold", *key]
 
     def tokens(self, key: Key, start: int, stop: int) -> Tensor:

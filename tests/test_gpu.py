@@ -96,9 +96,9 @@ def evaluated(cuda: torch.device, tmp_path_factory: pytest.TempPathFactory) -> C
     suite = SUITES["fashion_mnist"].load(None)
     cells = [("random_patch", Level(0.5)), ("gaussian_blur", Level(1.5)), ("fog", Level(3.0, severity=True))]
 
-    def run(name: str, device: torch.device, dtype: str, graphs: bool = False) -> list[Any]:
+    def run(name: str, device: torch.device, dtype: str, graphs: bool = False, prefetch: bool = True) -> list[Any]:
         model = Pool(str(device)).load(ModelEntry(name), lambda: bundled(name))
-        settings = Settings(device=str(device), dtype=dtype, limit=1024, graphs=graphs)
+        settings = Settings(device=str(device), dtype=dtype, limit=1024, graphs=graphs, prefetch=prefetch)
         evaluation = Evaluation(suite, model, settings, tmp_path_factory.mktemp("scratch"), "run")
         try:
             return [evaluation.clean, *(evaluation.run(*cell) for cell in cells)]
@@ -127,6 +127,14 @@ def test_what_is_played_back_is_what_was_recorded(
     for plain, played in zip(evaluated(name, cuda, dtype), evaluated(name, cuda, dtype, graphs=True), strict=True):
         assert (plain.prediction == played.prediction).all()
         assert played.indicators == plain.indicators
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_what_is_sent_ahead_changes_nothing(evaluated: Callable[..., Any], cuda: torch.device, dtype: str) -> None:
+    ahead, waited = (evaluated("mae_ft_s0", cuda, dtype, prefetch=prefetch) for prefetch in (True, False))
+    for one, other in zip(ahead, waited, strict=True):
+        assert (one.prediction == other.prediction).all()
+        assert one.indicators == other.indicators
 
 
 def test_what_is_sent_is_what_arrives_whatever_the_gpu_is_at(cuda: torch.device) -> None:

@@ -40,6 +40,7 @@ ON_GPU: dict[str, dict[str, bool | str]] = {
     "--mae-dtype float16": {"dtype": "float16"},
     "--mae-dtype bfloat16 --mae-compile": {"dtype": "bfloat16", "compiles": True},
     "--mae-cuda-graphs": {"graphs": True},
+    "--mae-prefetch none": {"prefetch": False},
     "--mae-dtype bfloat16 --mae-cuda-graphs": {"dtype": "bfloat16", "graphs": True},
 }
 """The same on a GPU alone: a CPU gains nothing by them."""

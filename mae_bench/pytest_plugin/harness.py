@@ -288,6 +288,7 @@ class Harness:
             compiles=self.options["compile"],
             memory_format=self.options["memory-format"],
             graphs=self.options["cuda-graphs"],
+            prefetch=self.options["prefetch"] == "stream",
         )
         run = RunDirectory(self.run_path)  # made when the first cell runs
         return LocalExecutor(

@@ -54,6 +54,14 @@ OPTIONS = (
     Option("compile", "bool", False, "have torch compile what lies between the taps of a model"),
     Option("cuda-graphs", "bool", False, "have a GPU play back forward passes that are recorded once"),
     Option(
+        "prefetch",
+        "string",
+        "stream",
+        "how a GPU is sent images and clean features: while it works on those before, or when it is done",
+        "HOW",
+        ("stream", "none"),
+    ),
+    Option(
         "memory-format",
         "string",
         "auto",
