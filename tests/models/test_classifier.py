@@ -68,19 +68,22 @@ def test_the_images_given_are_left_as_they_were() -> None:
     assert images.unique().tolist() == [0.5]
 
 
-@given(sizes=st.lists(st.integers(1, 6), min_size=2, max_size=5), data=st.data())
-def test_batches_of_any_sizes_one_after_the_other_are_normalised_alike_and_left_alone(
-    sizes: list[int], data: st.DataObject
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("side", [8, 512])
+def test_batches_of_any_size_type_and_layout_are_normalised_as_by_hand(
+    side: int, layout: torch.memory_format, dtype: torch.dtype
 ) -> None:
-    """Also by a module that hands its input through."""
-    seed = data.draw(st.integers(0, 2**31))
-    images = [torch.rand(n, 2, 3, 3 + n % 2, generator=torch.Generator().manual_seed(seed)) for n in sizes]
-    model = Classifier(nn.Flatten(), mean=(0.2, 0.7), std=(0.5, 0.3), input_size=(2, 3, 3))
-    outside = [model(batch) for batch in images]
+    """And what a module hands through is not overwritten by the next batch."""
+    model = Classifier(nn.Identity(), mean=(0.2, 0.7), std=(0.5, 0.3), input_size=(2, side, side)).to(dtype)
+    batches = [torch.rand(2, 2, side, side).to(dtype).to(memory_format=layout) for _ in range(2)]
     with torch.inference_mode():
-        inside = [model(batch) for batch in images]
-    for mine, expected in zip(inside, outside, strict=True):
-        assert torch.equal(mine, expected)
+        first, second = (model(batch) for batch in batches)
+    for found, batch in zip((first, second), batches, strict=True):
+        wanted = (batch - model._mean) / model._std
+        assert torch.equal(found, wanted)
+        assert (found.dtype, found.stride()) == (dtype, wanted.stride())
+    assert torch.equal(first, (batches[0] - model._mean) / model._std)
 
 
 @pytest.mark.parametrize(
