@@ -22,6 +22,7 @@ from mae_bench.pytest_plugin.collection import (
     model_of,
     pytest_collection_finish,
     pytest_generate_tests,
+    pytest_itemcollected,
     pytest_report_collectionfinish,
 )
 from mae_bench.pytest_plugin.distribution import Distribution
@@ -58,6 +59,7 @@ __all__ = [
     "pytest_addoption",
     "pytest_collection_finish",
     "pytest_generate_tests",
+    "pytest_itemcollected",
     "pytest_report_collectionfinish",
     "representation",
 ]

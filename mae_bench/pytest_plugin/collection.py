@@ -88,6 +88,16 @@ def _kinds(definition: pytest.Item) -> list[Degradation]:
     return [kind for kind in every() if kind.family in asked or (not asked and kind.group in groups)]
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """A cell has the marks of its own family and group, whatever other families its test asks for: ``-k`` and ``-m``
+    select by them.
+    """
+    if params_of(item).get("mae_bench_cell", NO_CELLS) != NO_CELLS:
+        own = {mark.name for mark in item.callspec.marks}  # type: ignore[attr-defined]
+        others = {*families(), *GROUPS} - own
+        item.own_markers[:] = [mark for mark in item.own_markers if mark.name not in others]
+
+
 def _deselect_others(items: list[pytest.Item], given: str) -> None:
     """Leave those of the shard ``given``; what evaluates no model is in the first one."""
     try:

@@ -88,6 +88,18 @@ def test_a_mark_as_keyword_selects_the_cells_that_carry_it(project: Project, mar
         assert (node_id in carrying) == (mark in by_name[cell.degradation, cell.level.severity].marks), node_id
 
 
+@pytest.mark.parametrize("option", ["-k", "-m"])
+def test_a_test_of_several_families_gives_cells_that_are_selected_by_their_own(project: Project, option: str) -> None:
+    project.matrix("blur", "occlusion", "geometry")
+    counts = {}
+    for mark in ("blur", "occlusion", "blur or occlusion"):
+        observer = Observer()
+        project.run("--co", "-q", option, mark, plugins=(observer,))
+        assert all(any(item.get_closest_marker(one) for one in mark.split(" or ")) for item in observer.selected)
+        counts[mark] = len(observer.selected)
+    assert 0 < counts["blur"] < counts["blur or occlusion"] == counts["blur"] + counts["occlusion"]
+
+
 def test_the_whole_matrix_holds_every_condition_of_every_family_once_per_model(project: Project) -> None:
     observer = Observer()
     project.run("--co", "-q", "--mae-full", "-p", "no:cacheprovider", REPOSITORY / "benchmarks", plugins=(observer,))
