@@ -433,7 +433,7 @@ def _check_for_cluster(config: pytest.Config, options: Mapping[str, Any]) -> Non
         )
     if getattr(config.option, "tx", None) or getattr(config.option, "numprocesses", None):
         raise pytest.UsageError("--mae-executor ray: leave out -n, since a cluster has workers of its own")
-    if config.option.usepdb:
+    if getattr(config.option, "usepdb", False):
         raise pytest.UsageError("--mae-executor ray: leave out --pdb, since cells run in other processes")
 
 

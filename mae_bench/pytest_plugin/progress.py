@@ -33,15 +33,17 @@ def is_wanted(config: pytest.Config) -> bool:
     """Whether somebody looks at the session on a terminal that nobody else draws on, and has not asked for quiet."""
     from mae_bench.history import in_continuous_integration
 
-    terminal, option = config.pluginmanager.getplugin("terminalreporter"), config.option
+    terminal = config.pluginmanager.getplugin("terminalreporter")
+    option = vars(config.option)  # without those of plugins that are blocked (-p no:logging)
     return (
         type(terminal) is pytest.TerminalReporter  # others, such as pytest-sugar's, have lines of their own
         and bool(terminal.isatty())
         and os.environ.get("TERM", "dumb") != "dumb"
         and not in_continuous_integration()
-        and option.verbose >= 0
-        and not (option.capture == "no" or option.usepdb or option.trace)  # tests print, or a debugger does
-        and not (config.getini("log_cli") or option.log_cli_level)
+        and option["verbose"] >= 0
+        and option.get("capture", "no") != "no"  # else tests print
+        and not (option.get("usepdb") or option.get("trace"))  # else a debugger does
+        and not ("log_cli_level" in option and (config.getini("log_cli") or option["log_cli_level"]))
     )
 
 

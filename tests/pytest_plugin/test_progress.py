@@ -141,7 +141,7 @@ def test_a_line_is_cut_to_the_terminal_and_a_name_steers_nothing() -> None:
 
 
 def test_only_somebody_who_looks_on_is_shown_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    def config(reporter: Any = None, **changes: Any) -> Any:
+    def config(reporter: Any = None, without: Sequence[str] = (), **changes: Any) -> Any:
         quiet = {
             "verbose": 0,
             "capture": "fd",
@@ -150,7 +150,7 @@ def test_only_somebody_who_looks_on_is_shown_it(monkeypatch: pytest.MonkeyPatch)
             "log_cli_level": None,
             "log_cli": False,
         }
-        options = SimpleNamespace(**quiet | changes)
+        options = SimpleNamespace(**{name: value for name, value in (quiet | changes).items() if name not in without})
         manager = SimpleNamespace(getplugin=lambda _: reporter)
         return SimpleNamespace(pluginmanager=manager, option=options, getini=lambda name: getattr(options, name))
 
@@ -173,6 +173,9 @@ def test_only_somebody_who_looks_on_is_shown_it(monkeypatch: pytest.MonkeyPatch)
     quiet += [{"log_cli": True}, {"log_cli_level": "INFO"}]
     for changes in quiet:
         assert not is_wanted(config(reporter(), **changes)), changes
+    assert is_wanted(config(reporter(), without=("log_cli", "log_cli_level")))  # -p no:logging
+    assert is_wanted(config(reporter(), without=("usepdb", "trace")))  # -p no:debugging
+    assert not is_wanted(config(reporter(), without=("capture",)))  # -p no:capture: tests print
     monkeypatch.setenv("CI", "true")
     assert not is_wanted(config(reporter()))
     monkeypatch.setenv("CI", "")
@@ -269,6 +272,19 @@ def test_whoever_wants_no_line_has_none(
     seen, _ = shown(project, *given, *none, *arguments, environment=environment)
     assert project.rows()
     assert not any(" cells  |" in text for text in seen)
+
+
+@pytest.mark.thorough  # starts pytest
+@pytest.mark.parametrize(
+    "plugin", ["logging", "debugging", "capture", "terminal", "xdist", "warnings", "cacheprovider"]
+)
+def test_without_a_plugin_of_pytest_a_session_on_a_terminal_ends_as_ever(project: Project, plugin: str) -> None:
+    project.write("test_x.py", "def test_passes():\n    pass\n")
+    end = [sys.executable, "-c", "import pytest, sys; print('code', int(pytest.main(sys.argv[1:])))"]
+    command = [*end, "--rootdir", str(project.path), str(project.path), "-p", f"no:{plugin}"]
+    screen = Screen(12, 100)
+    *_, last = watched(command, screen, {**os.environ, "TERM": "xterm", "CI": "", "PYTEST_ADDOPTS": ""})
+    assert last.splitlines()[-1] == "code 0"
 
 
 def test_a_report_says_how_many_images_and_whether_they_were_evaluated_now(project: Project) -> None:
