@@ -12,10 +12,9 @@ from typing import Any
 
 import pytest
 
-from mae_bench.cells import GROUPS
+from mae_bench.cells import FAMILIES, GROUPS
 from mae_bench.degradations import families
 from mae_bench.errors import BenchError
-from mae_bench.indicators import added_indicators
 from mae_bench.pytest_plugin.cluster import Driver
 from mae_bench.pytest_plugin.collection import (
     Order,
@@ -43,7 +42,6 @@ from mae_bench.pytest_plugin.items import (
 from mae_bench.pytest_plugin.options import pytest_addoption
 from mae_bench.pytest_plugin.progress import Progress, is_wanted
 from mae_bench.pytest_plugin.registration import Discovery, model_fixture
-from mae_bench.suites import every_suite
 
 __all__ = [
     "cell",
@@ -72,19 +70,12 @@ _MARKS = {
 }
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_load_initial_conftests() -> None:
-    """What packages add and cannot be used is said before a conftest.py needs it."""
-    try:
-        families()
-        added_indicators()
-        every_suite()
-    except BenchError as error:
-        raise pytest.UsageError(str(error)) from error
-
-
 def pytest_configure(config: pytest.Config) -> None:
-    of_families = {family: f"cells of the {family} family" for family in families()}
+    try:
+        known = families()
+    except BenchError:  # said where a model or a cell needs them: sessions of other projects are none the worse for it
+        known = FAMILIES
+    of_families = {family: f"cells of the {family} family" for family in known}
     for mark, text in (of_families | _MARKS).items():
         config.addinivalue_line("markers", f"{mark}: {text}")
     harness = Harness.of(config)

@@ -13,8 +13,10 @@ from mae_bench.degradations import BUILT_IN, Degradation, every, families
 from mae_bench.degradations.ladders import RARE, levels
 from mae_bench.errors import BenchError
 from mae_bench.grouping import Path, ShardNumber, path_of, sharded
+from mae_bench.indicators import added_indicators
 from mae_bench.pytest_plugin.harness import HARNESS, Harness
 from mae_bench.pytest_plugin.items import NO_EVIDENCE, PARAMETERS
+from mae_bench.suites import every_suite
 
 NO_CELLS = "no_cells"
 """Id of the one item, deselected, of a test whose families have no cells in this run."""
@@ -37,6 +39,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             ids = [entry.name for entry in models]
             metafunc.parametrize("mae_bench_model", ids, indirect=True, ids=ids)
         if "mae_bench_cell" in wanted:
+            # what packages add and cannot be used is said before anything is measured
+            added_indicators(), every_suite()
             harness.suite.check(harness.options["data"])
             kinds = _kinds(metafunc.definition)
             full = harness.options["full"]
