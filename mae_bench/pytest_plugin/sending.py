@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import tempfile
+import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ from mae_bench.pytest_plugin.gate import Gate, said
 from mae_bench.pytest_plugin.harness import Harness
 
 if TYPE_CHECKING:
+    from mae_bench.leaderboard import Leaderboard
     from mae_bench.rows import ResultRow
     from mae_bench.sinks import Sink
 
@@ -28,6 +30,10 @@ def _unheard() -> Iterator[None]:
     with redirect_stdout(StringIO()), redirect_stderr(StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
+
+
+def _words(error: BaseException) -> str:
+    return terminal_text("".join(traceback.format_exception_only(error)).strip())
 
 
 class Sending:
@@ -58,20 +64,17 @@ class Sending:
 
     def pytest_sessionfinish(self) -> None:
         """Behind the gate, which writes the run's files first."""
-        if self.gate.settled is None:
-            return
-        run, _, results, board, _ = self.gate.settled
-        for result in results:
-            self._cell(result.row)
-        with tempfile.TemporaryDirectory() as folder:
-            table = Path(folder) / "leaderboard.csv"
-            table.write_text(board.to_csv())
+        if self.gate.settled is not None:
+            run, _, results, board, _ = self.gate.settled
+            for result in results:
+                self._cell(result.row)
             written = [path for name in ("report.html", "leaderboard.md") if (path := run.path / name).exists()]
+            self._finish(board, written)
+        elif self._opened & self._sinks.keys():
+            from mae_bench.leaderboard import Leaderboard as Board
 
-            def finish(name: str, sink: Sink) -> None:
-                self._said.append(f"{terminal_text(name)}: {sink.finish(board, [*written, table])}")
-
-            self._each(finish)
+            self._said.append("WARNING: the run's cells could not be brought together: sinks have no leaderboard of it")
+            self._finish(Board(self.harness.suite.name, (), 0, 0, (), ()), [])
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         if self._said:
@@ -94,15 +97,35 @@ class Sending:
 
         self._each(send)
 
+    def _finish(self, board: Leaderboard, files: list[Path]) -> None:
+        """End what was opened, with the ``board`` as a further file, unless it is empty."""
+        with ExitStack() as until_sent:
+            if board.rows:
+                try:
+                    folder = until_sent.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True))
+                    table = Path(folder) / "leaderboard.csv"
+                    table.write_text(board.to_csv())
+                    files = [*files, table]
+                except OSError as error:
+                    self._said.append(f"WARNING: leaderboard.csv cannot be written, and is not sent. {_words(error)}")
+
+            def finish(name: str, sink: Sink) -> None:
+                where: object = sink.finish(board, files)
+                self._said.append(f"{terminal_text(name)}: {terminal_text(str(where)) if where else 'sent'}")
+
+            self._each(finish)
+
     def _each(self, send: Callable[[str, Sink], None]) -> None:
         """Have every sink that has not failed do something."""
         for name, sink in list(self._sinks.items()):
             try:
                 with _unheard():
                     send(name, sink)
-            except Exception as error:
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # a tracker's sys.exit would end the session before its verdicts
                 del self._sinks[name]
                 self._said.append(
                     f"WARNING: {terminal_text(name)} failed and has not been sent everything; results and verdicts do "
-                    f"not depend on it. {type(error).__name__}: {terminal_text(str(error))}"
+                    f"not depend on it. {_words(error)}"
                 )

@@ -43,7 +43,9 @@ class Sink(Protocol):
         """Take a finished cell, whose row is on disk."""
 
     def finish(self, leaderboard: Leaderboard, files: Sequence[Path]) -> str:
-        """Take what was made of all cells, and end; where it can now be looked at, in words."""
+        """Take what was made of all cells, and end; where it can now be looked at, in words. Of a run whose cells could
+        not be brought together the leaderboard is empty, and there are no files.
+        """
 
 
 @dataclass(frozen=True)
@@ -115,8 +117,10 @@ def sink(given: str, folder: Path) -> Sink:
 
 
 def series(row: ResultRow) -> str:
-    """The name under which the cells of a model and degradation are sent, one step for each level."""
-    return f"{row.model}/{row.degradation}"
+    """The name under which the cells of a model and degradation are sent, one step for each level; with the family,
+    since there are blurs that are both a plain kernel and a corruption.
+    """
+    return f"{row.model}/{row.family}/{row.degradation}"
 
 
 def step(row: ResultRow) -> int:

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mae_bench.markup import terminal_text
 from mae_bench.sinks import Sink, measured, series, step
 
 if TYPE_CHECKING:
@@ -54,7 +53,7 @@ class MLflow:
         for path in files:
             self._client.log_artifact(self._run, str(path))
         self._client.set_terminated(self._run)
-        return f"run {self._run} in {terminal_text(self.uri)}"
+        return f"run {self._run} in {self.uri}"
 
 
 def sink(place: str | None, folder: Path) -> Sink:

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mae_bench.markup import terminal_text
 from mae_bench.sinks import Sink, measured, series, step
 
 if TYPE_CHECKING:
@@ -40,7 +39,7 @@ class TensorBoard:
         self._writer.close()
         for path in files:  # of which TensorBoard shows none
             shutil.copy(path, Path(self._writer.log_dir) / path.name)
-        return f"tensorboard --logdir {terminal_text(str(self.folder))}"
+        return f"tensorboard --logdir {self.folder}"
 
 
 def sink(place: str | None, folder: Path) -> Sink:

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mae_bench.markup import terminal_text
 from mae_bench.sinks import Sink, measured, series, step
 
 if TYPE_CHECKING:
@@ -53,7 +52,7 @@ class WeightsAndBiases:
         self._run.log_artifact(artifact)
         url, kept = self._run.url, Path(self._run.dir).parent
         self._run.finish()
-        return f"{url}" if url else f"wandb sync {terminal_text(str(kept))}"
+        return f"{url}" if url else f"wandb sync {kept}"
 
 
 def sink(place: str | None, folder: Path) -> Sink:  # noqa: ARG001

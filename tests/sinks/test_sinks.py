@@ -14,7 +14,7 @@ import pytest
 
 from mae_bench import sinks
 from mae_bench.degradations import every
-from mae_bench.degradations.ladders import levels
+from mae_bench.degradations.ladders import conditions, levels
 from mae_bench.entry_points import EntryPointError, Registered
 from mae_bench.pytest_plugin.sending import Sending
 from mae_bench.sinks import SENT, SINKS, SinkEntry, SinkError, every_sink, measured, series, sink, step
@@ -27,11 +27,14 @@ if TYPE_CHECKING:
 
 
 class Recorder:
-    """A sink that keeps what it is told, and fails where ``fails`` says."""
+    """A sink that keeps what it is told, ``says`` where, and ``fails`` in the call that its place names."""
+
+    fails: type[BaseException] = ConnectionError
 
     def __init__(self, place: str | None, folder: Path) -> None:
         self.place, self.folder = place, folder
         self.told: list[tuple[str, Any]] = []
+        self.says: Any = "look into the recorder"
 
     def open(self, run_id: str, config: Mapping[str, Any]) -> None:
         self._take("open", (run_id, dict(config)))
@@ -41,12 +44,12 @@ class Recorder:
 
     def finish(self, leaderboard: Leaderboard, files: Sequence[Path]) -> str:
         self._take("finish", (leaderboard, {path.name: path.read_text() for path in files}))
-        return "look into the recorder"
+        return self.says
 
     def _take(self, what: str, told: Any) -> None:
         self.told.append((what, told))
         if self.place == what:
-            raise ConnectionError(f"no way\x1b[2J to {what}")
+            raise self.fails(f"no way\x1b[2J to {what}")
 
 
 @pytest.fixture
@@ -145,7 +148,14 @@ def test_levels_are_steps_from_one_on_and_clean_images_are_step_zero(cell_result
         found = levels(kind, SUITES["fashion_mnist"], full=True) if kind.family != "clean" else ()
         rows = [cell_result(f"m-{kind.name}-{level}").row for level in found]
         assert [step(row) for row in rows] == list(range(1, len(rows) + 1))
-        assert {series(row) for row in rows} <= {f"m/{kind.name}"}
+        assert {series(row) for row in rows} <= {f"m/{kind.family}/{kind.name}"}
+
+
+@pytest.mark.parametrize("name", SUITES)
+def test_no_two_cells_of_a_matrix_are_one_point(cell_result: Any, name: str) -> None:
+    cells = [f"{model}-{kind.name}-{level}" for model in "ab" for kind, level in conditions(SUITES[name], full=True)]
+    rows = [cell_result(cell, suite=name).row for cell in cells]
+    assert len({(series(row), step(row)) for row in rows}) == len(set(cells)) == len(cells)
 
 
 def test_what_a_row_does_not_have_is_not_sent(cell_result: Any) -> None:
@@ -210,10 +220,16 @@ def test_cells_are_sent_as_they_finish(project: Project, recorders: list[Recorde
     assert seen == list(range(1, len(seen) + 1))
 
 
+@pytest.mark.parametrize("fails", [ConnectionError, SystemExit])
 @pytest.mark.parametrize("where", ["open", "cell", "finish"])
 def test_a_sink_that_fails_is_named_and_changes_nothing(
-    project: Project, recorders: list[Recorder], where: str
+    project: Project,
+    recorders: list[Recorder],
+    monkeypatch: pytest.MonkeyPatch,
+    where: str,
+    fails: type[BaseException],
 ) -> None:
+    monkeypatch.setattr(Recorder, "fails", fails)
     project.matrix("blur")
     arguments = ("-k", "box_blur", "--mae-baseline", "none")
     without = project.run("--mae-run", "without", *arguments)
@@ -224,11 +240,57 @@ def test_a_sink_that_fails_is_named_and_changes_nothing(
     lines = [line for line in result.outlines if line.startswith("WARNING")]
     assert len(lines) == 1
     assert lines[0].startswith(f"WARNING: recorder:{where} failed ")
-    assert lines[0].endswith(rf"ConnectionError: no way\x1b[2J to {where}")
+    assert lines[0].endswith(rf"{fails.__name__}: no way\x1b[2J to {where}")
     failed, other = recorders
     assert [what for what, _ in failed.told].count(where) == 1
     assert failed.told[-1][0] == where  # and is left alone from then on
     check(other.told, project)
+
+
+@pytest.mark.parametrize(("says", "shown"), [(None, "sent"), ("a\x1b[2J\nb", r"a\x1b[2J\nb"), (3, "3")])
+def test_what_a_sink_says_at_its_end_is_one_line_that_steers_nothing(
+    project: Project, recorders: list[Recorder], says: Any, shown: str
+) -> None:
+    class Change:
+        def pytest_sessionstart(self) -> None:
+            recorders[-1].says = says
+
+    project.matrix("clean")
+    result = project.run("--mae-run", "run", "--mae-sink", "recorder", plugins=(Change(),))
+    assert f"recorder: {shown}" in result.outlines
+
+
+def test_a_sink_that_was_opened_is_ended_where_the_run_could_not_be_brought_together(
+    project: Project, recorders: list[Recorder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mae_bench.errors import BenchError
+    from mae_bench.store import RunDirectory
+
+    def fail(*_: Any) -> None:
+        raise BenchError("the disk is full")
+
+    monkeypatch.setattr(RunDirectory, "merge", fail)
+    project.matrix("clean")
+    result = project.run("--mae-run", "run", "--mae-sink", "recorder")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    assert [what for what, _ in recorders[-1].told] == ["open", "cell", "finish"]
+    board, files = recorders[-1].told[-1][1]
+    assert (board.rows, files) == ((), {})
+    result.stdout.fnmatch_lines(["WARNING: the run's cells could not be brought together*", "recorder: look into*"])
+
+
+def test_without_room_for_the_table_a_sink_is_ended_all_the_same(
+    project: Project, recorders: list[Recorder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(**_: Any) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("mae_bench.pytest_plugin.sending.tempfile.TemporaryDirectory", fail)
+    project.matrix("clean")
+    result = project.run("--mae-run", "run", "--mae-sink", "recorder")
+    assert result.ret == 0
+    assert recorders[-1].told[-1][1][1].keys() == {"leaderboard.md"}
+    result.stdout.fnmatch_lines(["WARNING: leaderboard.csv *OSError: no space left on device", "recorder: look into*"])
 
 
 def test_without_a_sink_nothing_of_them_is_there_and_a_run_without_cells_sends_nothing(

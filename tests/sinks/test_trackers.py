@@ -31,8 +31,8 @@ def ran(project: Project, *sinks: str) -> dict[tuple[str, int], float]:
     assert str(result.stderr) == ""
     rows = [ResultRow.from_dict(record["row"]) for record in project.cells().values()]
     values = {(f"{series(row)}/{name}", step(row)): value for row in rows for name, value in measured(row).items()}
-    assert ("colour/box_blur/top1", 1) in values
-    assert ("colour/clean/top1", 0) in values
+    assert ("colour/blur/box_blur/top1", 1) in values
+    assert ("colour/clean/clean/top1", 0) in values
     return values
 
 
