@@ -13,18 +13,23 @@ if TYPE_CHECKING:
 
 @contextmanager
 def module_left_as_it_was(module: nn.Module | None) -> Iterator[None]:
-    """Every tensor of ``module`` where it was and laid out as it was, and every part in its mode."""
+    """Every tensor of ``module`` where it was and laid out as it was, with its gradient, and every part in its mode."""
     if module is None:
         yield
         return
     modes = {part: part.training for part in module.modules()}
     parameters: dict[nn.Parameter, Tensor] = {one: one.data for one in module.parameters()}
+    gradients = [(one, one.grad, one.grad.data) for one in parameters if one.grad is not None]
     buffers = [(part, name, one) for part in module.modules() for name, one in part.named_buffers(recurse=False)]
     try:
         yield
     finally:
         for parameter, values in parameters.items():
+            parameter.grad = None  # which has to be of the type that the values have
             parameter.data = values
+        for parameter, gradient, values in gradients:
+            gradient.data = values
+            parameter.grad = gradient
         for part, name, one in buffers:
             setattr(part, name, one)
         for part, training in modes.items():

@@ -20,6 +20,7 @@ def test_a_module_is_left_as_it_was(fails: bool) -> None:
     module = network().train()
     module[2].eval()  # as one that is frozen in part
     weight, parameters = module[0].weight, dict(module.named_parameters())
+    weight.grad = gradient = torch.ones_like(weight)
     optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
     tensors = {name: (value.data_ptr(), value.stride()) for name, value in module.state_dict().items()}
     modes = [part.training for part in module.modules()]
@@ -34,6 +35,9 @@ def test_a_module_is_left_as_it_was(fails: bool) -> None:
     assert {name: (value.data_ptr(), value.stride()) for name, value in module.state_dict().items()} == tensors
     assert dict(module.named_parameters()) == parameters
     assert weight.dtype == torch.float32
+    assert weight.grad is gradient
+    assert gradient.dtype == torch.float32
+    assert module[0].bias.grad is None
     assert optimizer.param_groups[0]["params"][0] is weight
 
 

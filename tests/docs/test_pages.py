@@ -37,7 +37,9 @@ GUIDES = [
 INSTEAD = {
     # which has been done where this test runs
     'python -m pip install -e ".[dev]"': "true",
-    "python -m pip install mae-bench pytest-xdist": "true",
+    "python -m pip install path/to/mae_bench": "true",
+    "python -m pip install torch torchvision --index-url https://download.pytorch.org/whl/cpu": "true",
+    'python -m pip install "$MAE_BENCH" pytest-xdist': "true",
     # where nothing is downloaded, and what is installed is not there for other tests
     "python -m pip install ./": "python -m pip install -q --no-deps --no-build-isolation --target packages ./",
     "--mae-device cuda ": "--mae-device cpu ",
