@@ -307,25 +307,16 @@ def bootstrap_means(values: np.ndarray, resamples: int = RESAMPLES, seed: int = 
     return means
 
 
-def bootstrap_p(differences: np.ndarray) -> np.ndarray:
-    """(k,) two-sided p-value that each mean difference is none, from its bootstrap means (resamples, k).
-
-    >>> bootstrap_p(np.array([[0.1, 0.1], [0.2, -0.1]])).tolist()
-    [0.5, 1.0]
-    """
-    # a matrix product may round equal columns differently
-    differences = np.round(differences, 9)
-    below = (differences <= 0).mean(0)
-    above = (differences >= 0).mean(0)
-    return np.asarray(np.minimum(1.0, 2 * np.minimum(below, above) + 1 / len(differences)))
-
-
 def tied_with_leader(scores: np.ndarray, means: np.ndarray, alpha: float = 0.05) -> np.ndarray:
     """(k,) whether each model's difference from the best of ``scores`` (k,) may be chance, from bootstrap ``means``
     (resamples, k): two-sided bootstrap p, Holm over models.
     """
     leader = int(scores.argmax())
-    p = bootstrap_p(means[:, [leader]] - means)
+    # a matrix product may round equal columns differently
+    difference = np.round(means[:, [leader]] - means, 9)
+    below = (difference <= 0).mean(0)
+    above = (difference >= 0).mean(0)
+    p = np.minimum(1.0, 2 * np.minimum(below, above) + 1 / len(means))
     others = [i for i in range(len(scores)) if i != leader]
     tied = np.ones(len(scores), dtype=bool)
     for i, adjusted in zip(others, holm([float(p[i]) for i in others]), strict=True):

@@ -1,11 +1,12 @@
 """Whether B is better than A: two sides of results compared on the images that both have, in both directions.
 
-Each cell is tested by exact two-sided McNemar, corrected by Holm over all that are compared; families, and what they
-amount to, by a bootstrap over images, as the ranking of a leaderboard is.
+Each cell is tested by exact two-sided McNemar, what all cells amount to by the sign-flip test of the images' mean
+differences, which of one cell is McNemar's; Holm corrects over both together.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,12 +19,19 @@ import numpy as np
 from mae_bench.baseline import differing, is_repeated
 from mae_bench.cells import family_place, near_name
 from mae_bench.errors import BenchError
-from mae_bench.leaderboard import UNRANKED, bootstrap_means, bootstrap_p
+from mae_bench.leaderboard import UNRANKED
 from mae_bench.markup import markdown_text, terminal_text
-from mae_bench.regression import Rule, Shift, indicator_shifts
+from mae_bench.regression import ALPHA, Rule, Shift, indicator_shifts
 from mae_bench.rows import ResultRow
 from mae_bench.side import Side
-from mae_bench.statistics import detectable_drop, holm, mcnemar, paired_drop_upper
+from mae_bench.statistics import (
+    detectable_drop,
+    holm,
+    mcnemar,
+    paired_drop_upper,
+    paired_mean_interval,
+    sign_flip,
+)
 from mae_bench.store import ABSENT, cell_of
 
 if TYPE_CHECKING:
@@ -76,7 +84,7 @@ class CellDifference:
     """A cell on both sides. ``a`` and ``b`` are top-1 on the ``images`` compared, of which ``changed`` are predicted to
     be of another class, ``lost`` are right in A alone and ``gained`` in B alone. ``low`` and ``high`` are the 95 %
     interval of :attr:`difference` (Tango 1998), ``p_value`` is exact two-sided McNemar's, ``adjusted`` the same after
-    Holm over all cells compared. ``shifts`` are indicators that moved.
+    Holm over all cells and all means that are judged. ``shifts`` are indicators that moved.
     """
 
     pair: Pair
@@ -104,10 +112,11 @@ class CellDifference:
 @dataclass(frozen=True)
 class MeanDifference:
     """The mean top-1 of ``cells`` cells of a family on both sides, on the ``images`` that all of them have, with the
-    95 % interval of its difference by a bootstrap over images. ``pair`` is None where it is the mean over all pairs.
+    95 % interval of its difference (Bonett and Price 2012), which reaches to zero where ``p_value``, of the exact
+    sign-flip test of the images' differences, is above 0.05. ``pair`` is None where it is the mean over all pairs.
 
-    ``family`` :data:`OVERALL` is the mean over ``families``; it alone is judged, by the p-value that each mean
-    difference is none, after Holm over all that are judged.
+    ``family`` :data:`OVERALL` is the mean over ``families``; it alone is judged, by the p-value ``adjusted`` by Holm
+    over all cells and all means that are judged.
     """
 
     pair: Pair | None
@@ -119,6 +128,7 @@ class MeanDifference:
     b: float
     low: float
     high: float
+    p_value: float
     adjusted: float | None = None
     judgement: Judgement | None = None
 
@@ -167,8 +177,12 @@ class PairedComparison:
 
         The verdict on a cell, the first that applies: *unchanged*: no prediction changed. *worse* and *better*: the
         corrected p-value is at most 0.05 and the difference at least ``min_drop``. *within tolerance*: it surely is
-        smaller than ``tolerance`` in both directions (two one-sided 95 % tests). *no difference shown*: the rest. Of
-        images that are copies of each other on either side one votes.
+        smaller than ``tolerance`` in both directions (two one-sided 95 % tests). *no difference shown*: the rest. The
+        verdict on the whole is the same; it is *worse* or *better* only where its 95 % interval leaves zero out, and
+        *within tolerance* where all of it is smaller. Of images that are copies of each other on either side one votes.
+
+        The p-values of cells and of the whole are corrected together: without any change at most 5 % of comparisons
+        find B worse or better anywhere.
 
         Raises:
             PairedComparisonError: the sides are of different suites, classes or labels, have no image or no model in
@@ -197,8 +211,7 @@ class PairedComparison:
                 cells.append(_tested(pair, rows[0], predicted[:, voting], shared.labels[voting], shifts))
                 remarks.note_compared(pair, *rows, cells[-1].changed)
         rule = Rule(max(1, len(cells)), min_drop, tolerance)
-        judged = _judged_cells(cells, rule)
-        means = _means(judged, shared, rule)
+        judged, means = _judged(cells, _means(cells, shared), rule)
         sentences = remarks.sentences(a, b, pairs, named)
         return cls(a.name, b.name, a.outcomes.suite, rule, judged, means, tuple(incomparable), sentences)
 
@@ -258,10 +271,10 @@ class PairedComparison:
         rule = self.rule
         return (
             "Points of top-1, B less A, with 95 % intervals. Cells: exact two-sided McNemar test on the images that "
-            f"both have, p after Holm over {len(self.cells)} cells, at least {100 * rule.min_drop:g} points; within "
-            f"tolerance: surely within {100 * rule.tolerance:g} points either way. Families: mean over their cells, "
-            "bootstrap over images; overall: mean over families (clean and token_drop apart where there are others), "
-            "Holm over what is judged."
+            f"both have, at least {100 * rule.min_drop:g} points; within tolerance: surely within "
+            f"{100 * rule.tolerance:g} points either way. Families: mean over their cells; overall: mean over families "
+            "(clean and token_drop apart where there are others), exact sign-flip test over images. p after Holm over "
+            "all cells and what they amount to together: 5 % in all."
         )
 
     def to_frame(self) -> pd.DataFrame:
@@ -393,13 +406,17 @@ class PairedComparison:
             for cell, shift in shifts
         ]
 
+    @property
+    def _judged(self) -> int:
+        return len(self.cells) + sum(one.judgement is not None for one in self.means)
+
     def _planning(self) -> list[str]:
         """The smallest difference that this many images can show, for planning; it decides nothing."""
         if not self.counts["no difference shown"]:
             return []
         images = max(cell.images for cell in self.cells)
         discordance = max(0.02, float(np.mean([(cell.lost + cell.gained) / cell.images for cell in self.cells])))
-        least = detectable_drop(images, discordance, self.rule.alpha / 2 / self.rule.cells)
+        least = detectable_drop(images, discordance, self.rule.alpha / 2 / self._judged)
         what = "none" if least is None else f"{100 * least:.1f} points"
         return [
             f"Smallest difference of a cell that {images:,} images show with 80 % power where "
@@ -557,16 +574,45 @@ def _tested(
     )
 
 
-def _judged_cells(cells: Sequence[CellDifference], rule: Rule) -> tuple[CellDifference, ...]:
-    judged = []
-    for cell, adjusted in zip(cells, holm([cell.p_value for cell in cells]), strict=True):
+def _judged(
+    cells: Sequence[CellDifference], means: Sequence[MeanDifference], rule: Rule
+) -> tuple[tuple[CellDifference, ...], tuple[MeanDifference, ...]]:
+    """All with their verdicts, whose p-values are corrected together; a mean of one cell is the same test as the cell,
+    and counts once.
+    """
+    of = {one: _cells_of(one, cells) for one in means if one.family == OVERALL}
+    tests = {_test(mine, one.images): one.p_value for one, mine in of.items()}
+    tests |= {_test([cell], cell.images): cell.p_value for cell in cells}
+    adjusted = dict(zip(tests, holm(list(tests.values())), strict=True))
+    judged_cells = []
+    for cell in cells:
         upper = [
             paired_drop_upper(*outcomes, cell.images)
             for outcomes in ((cell.lost, cell.gained), (cell.gained, cell.lost))
         ]
-        judgement = _judgement(cell.changed == 0, adjusted, cell.difference, max(upper) < rule.tolerance, rule)
-        judged.append(replace(cell, adjusted=adjusted, judgement=judgement))
-    return tuple(judged)
+        p_value = adjusted[_test([cell], cell.images)]
+        judgement = _judgement(cell.changed == 0, p_value, cell.difference, max(upper) < rule.tolerance, rule)
+        judged_cells.append(replace(cell, adjusted=p_value, judgement=judgement))
+    judged_means = []
+    for one in means:
+        if one in of:
+            p_value = adjusted[_test(of[one], one.images)]
+            unchanged = all(cell.changed == 0 for cell in of[one])
+            within = -rule.tolerance < one.low and one.high < rule.tolerance
+            shown = 1.0 if one.low <= 0 <= one.high else p_value
+            judgement = _judgement(unchanged, shown, one.difference, within, rule)
+            one = replace(one, adjusted=p_value, judgement=judgement)
+        judged_means.append(one)
+    return tuple(judged_cells), tuple(judged_means)
+
+
+def _cells_of(one: MeanDifference, cells: Sequence[CellDifference]) -> list[CellDifference]:
+    return [cell for cell in cells if one.pair in (None, cell.pair) and cell.family in one.families]
+
+
+def _test(cells: Sequence[CellDifference], images: int) -> tuple[frozenset[tuple[Pair, str]], int]:
+    """What tells one test from another."""
+    return frozenset((cell.pair, cell.condition) for cell in cells), images
 
 
 def _judgement(unchanged: bool, adjusted: float, difference: float, within: bool, rule: Rule) -> Judgement:
@@ -581,8 +627,8 @@ def _judgement(unchanged: bool, adjusted: float, difference: float, within: bool
 # --------------------------------------------------------------------------- families and the whole
 
 
-def _means(cells: Sequence[CellDifference], shared: _Shared, rule: Rule) -> tuple[MeanDifference, ...]:
-    """Of each pair its families and all of them; then, of several pairs, the same over these."""
+def _means(cells: Sequence[CellDifference], shared: _Shared) -> list[MeanDifference]:
+    """Of each pair its families and all of them; then, of several pairs, the same over these; not judged yet."""
     by_pair: dict[Pair, dict[str, list[tuple[str, str]]]] = {}
     for cell in cells:
         ids = f"{cell.pair.a}-{cell.condition}", f"{cell.pair.b}-{cell.condition}"
@@ -590,25 +636,14 @@ def _means(cells: Sequence[CellDifference], shared: _Shared, rule: Rule) -> tupl
     found = [one for pair, families in by_pair.items() for one in _mean_lines(pair, [families], shared)]
     if len(by_pair) > 1:
         found += _mean_lines(None, list(by_pair.values()), shared)
-    adjusted = iter(holm([one.adjusted for one in found if one.adjusted is not None]))
-    judged = []
-    for one in found:
-        if one.adjusted is not None:
-            p_value = next(adjusted)
-            mine = [cell for cell in cells if one.pair in (None, cell.pair) and cell.family in one.families]
-            unchanged = all(cell.changed == 0 for cell in mine)
-            within = -rule.tolerance < one.low and one.high < rule.tolerance
-            judgement = _judgement(unchanged, p_value, one.difference, within, rule)
-            one = replace(one, adjusted=p_value, judgement=judgement)
-        judged.append(one)
-    return tuple(judged)
+    return found
 
 
 def _mean_lines(
     pair: Pair | None, models: Sequence[Mapping[str, Sequence[tuple[str, str]]]], shared: _Shared
 ) -> list[MeanDifference]:
     """Of one pair, or the means over several ``models``, each with its cells by family; none where no image is in all
-    cells. The p-value of the whole is not corrected yet.
+    cells.
     """
     voting = shared.voting(
         np.all(
@@ -624,24 +659,23 @@ def _mean_lines(
     counts = {name: sum(map(len, each)) for name, each in having.items()}
     rates[OVERALL] = np.mean([rates[name] for name in ranked], axis=0)
     counts[OVERALL] = sum(counts[name] for name in ranked)
-    means = bootstrap_means(np.stack([b - a for a, b in rates.values()], axis=1))
-    low, high = np.quantile(means, [0.025, 0.975], axis=0)
-    p_values = bootstrap_p(means)
+    # what every mean is a multiple of: each cell has its share of its family, of its model and of all families
+    unit = len(ranked) * math.lcm(*(len(each) * len(cells) for each in having.values() for cells in each))
     return [
-        MeanDifference(
-            pair=pair,
-            family=name,
-            families=ranked if name == OVERALL else (name,),
-            cells=counts[name],
-            images=len(voting),
-            a=float(a.mean()),
-            b=float(b.mean()),
-            low=float(low[k]),
-            high=float(high[k]),
-            adjusted=float(p_values[k]) if name == OVERALL else None,
-        )
-        for k, (name, (a, b)) in enumerate(rates.items())
+        _mean_difference(pair, name, ranked if name == OVERALL else (name,), counts[name], a, b, unit)
+        for name, (a, b) in rates.items()
     ]
+
+
+def _mean_difference(
+    pair: Pair | None, family: str, families: tuple[str, ...], cells: int, a: np.ndarray, b: np.ndarray, unit: int
+) -> MeanDifference:
+    """From the shares (images,) of the cells that A, and that B, gets each image right in, multiples of 1 / unit."""
+    p_value = sign_flip(b - a, unit)
+    low, high = paired_mean_interval(b - a)
+    if p_value > ALPHA:
+        low, high = min(0.0, low), max(0.0, high)
+    return MeanDifference(pair, family, families, cells, len(a), float(a.mean()), float(b.mean()), low, high, p_value)
 
 
 def _rates(cells: Sequence[tuple[str, str]], shared: _Shared, voting: np.ndarray) -> np.ndarray:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
+from fractions import Fraction
 from itertools import product
 from typing import Any, get_args
 
@@ -10,9 +12,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from mae_bench.labelled_images import LabelledImages, first_copies
-from mae_bench.leaderboard import RESAMPLES, Leaderboard
+from mae_bench.leaderboard import Leaderboard
 from mae_bench.paired_comparison import (
     OVERALL,
     CellDifference,
@@ -69,6 +72,16 @@ def two_sided_mcnemar(lost: int, gained: int) -> float:
     return sum(abs(sum(way)) >= abs(gained - lost) for way in ways) / len(ways)
 
 
+def two_sided_flips(differences: Iterable[Fraction]) -> float:
+    """The share of all ways to give the differences signs whose sum is as far from zero as theirs."""
+    differing = [one for one in differences if one]
+    scale = math.lcm(*(one.denominator for one in differing))
+    sums = np.zeros(1, dtype=int)
+    for one in differing:
+        sums = np.concatenate([sums + int(one * scale), sums - int(one * scale)])
+    return float(np.mean(abs(sums) >= abs(int(sum(differing) * scale))))
+
+
 def stepwise_holm(p_values: Sequence[float]) -> list[float]:
     """Each p-value times the number of those that are not smaller, and never below the one before it."""
     adjusted = [0.0] * len(p_values)
@@ -93,7 +106,26 @@ def test_cells_are_tested_exactly_and_corrected_by_holm(
     b = [cell_result(name, right_but(images, range(lost))) for name, (lost, _) in zip(names, outcomes, strict=True)]
     found = PairedComparison.of(side_of("a", a), side_of("b", b), min_drop=0.1, tolerance=0.2)
     p_values = [two_sided_mcnemar(lost, gained) for lost, gained in outcomes]
-    for cell, (lost, gained), p, adjusted in zip(found.cells, outcomes, p_values, stepwise_holm(p_values), strict=True):
+    assert found.whole is not None
+    families = [family for family in (outcomes[1:2], outcomes[2:4]) if family] or [outcomes[:1]]
+    differences = [
+        sum(
+            Fraction((lost <= k < lost + gained) - (k < lost), len(family) * len(families))
+            for family in families
+            for lost, gained in family
+        )
+        for k in range(14)
+    ]
+    assert found.whole.p_value == pytest.approx(two_sided_flips(map(Fraction, differences)))
+    # a whole of one cell is the same test
+    together = p_values if found.whole.cells == 1 else [*p_values, found.whole.p_value]
+    assert found.whole.adjusted in [
+        *(cell.adjusted for cell in found.cells),
+        pytest.approx(stepwise_holm(together)[-1]),
+    ]
+    for cell, (lost, gained), p, adjusted in zip(
+        found.cells, outcomes, p_values, stepwise_holm(together)[: len(outcomes)], strict=True
+    ):
         assert (cell.lost, cell.gained, cell.images) == (lost, gained, IMAGES)
         assert (cell.a, cell.b) == (1 - gained / IMAGES, 1 - lost / IMAGES)
         assert cell.difference == pytest.approx(cell.b - cell.a)
@@ -160,7 +192,7 @@ def some_sides(cell_result: MakeResult, models: Sequence[str] = ("cnn", "vit"), 
     return side("a", 0.6), side("b", 0.75)
 
 
-def test_families_are_means_over_cells_with_a_bootstrap_over_images(cell_result: MakeResult) -> None:
+def test_families_are_means_over_cells_with_an_interval_over_images(cell_result: MakeResult) -> None:
     a, b = some_sides(cell_result)
     found = PairedComparison.of(a, b)
     families = {
@@ -187,12 +219,12 @@ def test_families_are_means_over_cells_with_a_bootstrap_over_images(cell_result:
         for name, difference in differences.items():
             line = lines[model, name]
             assert line.difference == pytest.approx(difference.mean())
-            generator = np.random.default_rng(20260203)
-            means = [
-                np.mean([difference[k] for k in generator.integers(0, len(difference), len(difference))])
-                for _ in range(RESAMPLES)
-            ]
-            assert (line.low, line.high) == pytest.approx(tuple(np.quantile(means, [0.025, 0.975])))
+            more = np.array([*difference, -1, 1])
+            half = 1.959964 * more.std() / len(more) ** 0.5
+            low, high = more.mean() - half, more.mean() + half
+            if line.p_value > 0.05:
+                low, high = min(low, 0), max(high, 0)
+            assert (line.low, line.high) == pytest.approx((low, high), rel=1e-6)
     for name in ("clean", "blur", OVERALL):
         each = [lines[model, name].difference for model in ("vit", "cnn")]
         assert lines[None, name].difference == pytest.approx(sum(each) / 2)
@@ -241,6 +273,104 @@ def test_many_small_losses_are_seen_as_a_whole(cell_result: MakeResult) -> None:
     assert found.whole is not None
     assert found.whole.judgement == "worse"
     assert found.is_worse
+
+
+def sides_that_differ(
+    cell_result: MakeResult, cells: Sequence[tuple[Sequence[int], Sequence[int]]], images: LabelledImages
+) -> tuple[Side, Side]:
+    """Two sides of occlusion; each of ``cells`` is wrong in A alone, and in B alone, for images at these positions."""
+    levels = ("0.50", "0.10", "0.25", "0.75", "0.90")[: len(cells)]
+    a, b = (
+        side_of(
+            name,
+            [
+                cell_result(f"vit-random_patch-{level}", right_but(images, cell[k]), images.labels)
+                for level, cell in zip(levels, cells, strict=True)
+            ],
+            images,
+        )
+        for k, name in enumerate("ab")
+    )
+    return a, b
+
+
+@LAW
+@given(st.integers(0, 9), st.integers(0, 9))
+def test_of_one_cell_the_whole_is_the_cell(cell_result: MakeResult, lost: int, gained: int) -> None:
+    images = images_of(ids_of())
+    sides = sides_that_differ(cell_result, [(range(gained), range(gained, gained + lost))], images)
+    found = PairedComparison.of(*sides)
+    (cell,) = found.cells
+    for one in found.means:
+        assert one.p_value == cell.p_value == pytest.approx(two_sided_mcnemar(lost, gained))
+        assert one.adjusted in (None, cell.p_value)
+        assert cell.adjusted == cell.p_value
+
+
+@LAW
+@given(st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12)), min_size=1, max_size=5), st.sampled_from([40, 1000]))
+def test_an_interval_of_a_mean_does_not_collapse_and_agrees_with_the_test(
+    cell_result: MakeResult, outcomes: list[tuple[int, int]], count: int
+) -> None:
+    images = images_of(ids_of(count))
+    cells = [(range(gained), range(20, 20 + lost)) for lost, gained in outcomes]
+    found = PairedComparison.of(*sides_that_differ(cell_result, cells, images), min_drop=0)
+    for one in found.means:
+        assert one.low <= one.difference <= one.high
+        assert one.high - one.low >= 2 * 3.84 / (count + 4) * 0.7
+        if one.p_value > 0.05:
+            assert one.low <= 0 <= one.high
+        if one.judgement in ("worse", "better"):
+            assert one.low > 0 or one.high < 0
+        if one.judgement == "within tolerance":
+            assert max(-one.low, one.high) < 0.01
+
+
+def test_few_images_are_no_alarm(cell_result: MakeResult) -> None:
+    images = images_of(ids_of(1024))
+    found = PairedComparison.of(*sides_that_differ(cell_result, [([], range(4))], images))
+    assert found.whole is not None
+    assert found.whole.p_value == 0.125
+    assert found.whole.judgement == found.cells[0].judgement == "within tolerance"
+    assert not found.is_worse
+
+
+def error_of_one_cell(cell_result: MakeResult, discordant: int) -> float:
+    """How often B is worse or better anywhere where each of so many images is lost or gained by the toss of a coin."""
+    images = images_of(ids_of(1024))
+    error = 0.0
+    for lost in range(discordant // 2 + 1):
+        found = PairedComparison.of(
+            *sides_that_differ(cell_result, [(range(lost, discordant), range(lost))], images), min_drop=0
+        )
+        verdicts = {one.judgement for one in (*found.cells, found.whole) if one is not None}
+        ways = stats.binom.pmf(lost, discordant, 0.5) * (1 if 2 * lost == discordant else 2)
+        error += ways * bool(verdicts & {"worse", "better"})
+    return error
+
+
+@pytest.mark.parametrize("discordant", [4, 5, 8, 14, pytest.param(100, marks=pytest.mark.thorough)])
+def test_without_a_change_of_one_cell_hardly_any_comparison_speaks(cell_result: MakeResult, discordant: int) -> None:
+    assert error_of_one_cell(cell_result, discordant) <= 0.05
+
+
+@pytest.mark.thorough  # simulates comparisons
+@pytest.mark.parametrize("discordant", [4, 5, 8, 14, 100])
+def test_without_a_change_of_several_cells_hardly_any_comparison_speaks(
+    cell_result: MakeResult, discordant: int
+) -> None:
+    """An image that differs does so in some cells, in all of them in the same direction."""
+    images, generator, draws = images_of(ids_of(512)), np.random.default_rng(20260203), 400
+    alarms = 0
+    for _ in range(draws):
+        gained = generator.random(discordant) < 0.5
+        changed = generator.random((5, discordant)) < 0.6
+        cells = [(np.flatnonzero(row & gained), np.flatnonzero(row & ~gained)) for row in changed]
+        sides = sides_that_differ(cell_result, [(one.tolist(), other.tolist()) for one, other in cells], images)
+        found = PairedComparison.of(*sides, min_drop=0)
+        verdicts = {one.judgement for one in (*found.cells, *found.means)}
+        alarms += bool(verdicts & {"worse", "better"})
+    assert alarms <= 0.055 * draws
 
 
 # --------------------------------------------------------------------------- laws
@@ -305,7 +435,7 @@ def test_the_other_way_round_everything_is_the_other_way_round(
         assert (one.pair, one.family, one.cells, one.images) == (other.pair, other.family, other.cells, other.images)
         assert (one.a, one.b) == pytest.approx((other.b, other.a))
         assert (one.low, one.high) == pytest.approx((-other.high, -other.low))
-        assert one.adjusted == other.adjusted
+        assert (one.p_value, one.adjusted) == (other.p_value, other.adjusted)
         assert other.judgement == MIRRORED.get(str(one.judgement), one.judgement)
     assert [(i.condition, i.field, i.a, i.b) for i in there.incomparable] == [
         (i.condition, i.field, i.b, i.a) for i in back.incomparable
@@ -319,7 +449,7 @@ def test_against_itself_nothing_changes(cell_result: MakeResult, drawn: tuple[li
     found = PairedComparison.of(side, side)
     assert {cell.judgement for cell in found.cells} == {"unchanged"}
     assert {one.judgement for one in found.means} <= {"unchanged", None}
-    assert all(one.difference == one.low == one.high == 0 for one in found.means)
+    assert all(one.difference == 0 > one.low == -one.high for one in found.means)
     assert (found.is_worse, found.shifts, found.incomparable) == (False, [], ())
     assert found.answer.startswith("Nothing changed. ")
 

@@ -1,3 +1,4 @@
+import itertools
 import math
 from collections.abc import Callable
 from fractions import Fraction
@@ -17,6 +18,8 @@ from mae_bench.statistics import (
     jackknife_interval,
     mcnemar,
     paired_drop_upper,
+    paired_mean_interval,
+    sign_flip,
     wilson,
 )
 
@@ -314,6 +317,41 @@ def test_drop_of_what_cannot_change_is_refused(images: int, discordance: float) 
 
 
 block_values = st.lists(st.floats(-10, 10), min_size=4, max_size=40)
+
+
+SIGNED = st.lists(st.integers(-12, 12), min_size=1, max_size=11)
+
+
+@given(SIGNED, st.sampled_from([1, 7, 240]))
+def test_sign_flip_counts_all_signs(differences: list[int], unit: int) -> None:
+    signs = np.array(list(itertools.product((-1, 1), repeat=len(differences))))
+    share = np.mean(abs(signs @ np.array(differences)) >= abs(sum(differences)))
+    assert sign_flip(np.array(differences) / unit, unit) == pytest.approx(share, abs=1e-12)
+    assert sign_flip(-np.array(differences) / unit, unit) == sign_flip(np.array(differences) / unit, unit)
+
+
+@given(st.integers(0, 60), st.integers(0, 60), st.integers(0, 5))
+def test_sign_flip_of_one_size_is_two_sided_mcnemar(lost: int, gained: int, equal: int) -> None:
+    differences = np.repeat([-1, 1, 0], [lost, gained, equal]) / 3
+    assert sign_flip(differences, 3) == min(1.0, 2 * min(mcnemar(lost, gained), mcnemar(gained, lost)))
+
+
+def test_sign_flip_of_many_sums_is_that_of_a_coarser_unit_and_nearly_normal() -> None:
+    differences = np.random.default_rng(0).integers(-(10**6), 10**6, 5000) / 10**6 - 0.012
+    normal = 2 * stats.norm.sf(abs(differences.sum()) / np.sqrt(np.square(differences).sum()))
+    assert 0.01 < normal < 0.9
+    assert sign_flip(differences, 10**6) == pytest.approx(normal, rel=0.03)
+    assert sign_flip(np.ones(3000) - 0.5 * (np.arange(3000) % 2), 2) == 1e-12
+
+
+@given(st.integers(0, 30), st.integers(0, 30), st.integers(1, 500))
+def test_interval_of_a_paired_mean_is_bonetts_and_prices(lost: int, gained: int, equal: int) -> None:
+    n = lost + gained + equal
+    p12, p21 = (gained + 1) / (n + 2), (lost + 1) / (n + 2)
+    half = 1.959963985 * math.sqrt((p12 + p21 - (p12 - p21) ** 2) / (n + 2))
+    low, high = paired_mean_interval(np.repeat([-1, 1, 0], [lost, gained, equal]))
+    assert (low, high) == pytest.approx((max(-1, p12 - p21 - half), min(1, p12 - p21 + half)))
+    assert low <= (gained - lost) / n <= high
 
 
 @LAW
