@@ -62,9 +62,10 @@ def timm_csv(board: Leaderboard, models: Collection[str] = (), condition: str | 
     """The table as timm has its results on a set of images: top-1 and top-5 in percent with three decimals, the best
     first, parameters in millions, and what the model saw.
 
-    Clean, with the mean top-1 of each family behind it; or under a ``condition`` such as ``random_patch-0.50``, with
-    the differences from the clean top-1, top-5 and rank (of better rank: ``+``) behind it, as timm has them for sets
-    other than ImageNet's. Of ``models`` alone where some are named; ranks are among all.
+    Clean, with the mean top-1 of each family behind it, empty where cells of it are missing; or under a ``condition``
+    such as ``random_patch-0.50``, with the differences from the clean top-1, top-5 and rank (of better rank: ``+``)
+    behind it, as timm has them for sets other than ImageNet's. Of ``models`` alone where some are named; ranks are
+    among all.
 
     Raises:
         ExportError: no model has the condition, or a model is not among the results.
@@ -74,6 +75,7 @@ def timm_csv(board: Leaderboard, models: Collection[str] = (), condition: str | 
     chosen, clean = _chosen(board, models), _ranked(board, CLEAN)
     before = {row.model: (rank, row) for rank, row in enumerate(clean)}
     robust = {standing.model: standing.robust for standing in board.standings}
+    partial = {standing.model: standing.partial for standing in board.standings}
     lines = []
     for rank, row in enumerate(clean if condition is None else _ranked(board, condition)):
         if row.model not in chosen:
@@ -91,7 +93,10 @@ def timm_csv(board: Leaderboard, models: Collection[str] = (), condition: str | 
             "interpolation": seen.interpolation,
         }
         if condition is None:
-            line |= {f"{family}_top1": _percent(robust[row.model].get(family)) for family in board.families}
+            line |= {
+                f"{family}_top1": _percent(None if family in partial[row.model] else robust[row.model].get(family))
+                for family in board.families
+            }
         else:
             best, reference = before[row.model]
             line["top1_diff"] = _difference(row.top1, reference.top1)
@@ -167,7 +172,7 @@ def _clean_results(board: Leaderboard, standing: Standing) -> list[EvalResult]:
 
 def _family_results(board: Leaderboard, standing: Standing) -> list[EvalResult]:
     found = [
-        _result(board, family, {"cells": _cells(board, standing.model, family)}, "mean top-1", standing.robust[family])
+        _result(board, family, {"cells": standing.averaged[family]}, "mean top-1", standing.robust[family])
         for family in board.families
         if family in standing.robust
     ]
@@ -175,10 +180,6 @@ def _family_results(board: Leaderboard, standing: Standing) -> list[EvalResult]:
         over = {"families": ", ".join(scored_families(board.standings))}
         found.append(_result(board, "score", over, "mean top-1 of families", standing.score, *standing.score_interval))
     return found
-
-
-def _cells(board: Leaderboard, model: str, family: str) -> int:
-    return sum((row.model, row.family, row.n) == (model, family, board.images) for row in board.rows)
 
 
 def _result(

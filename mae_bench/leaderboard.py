@@ -35,13 +35,15 @@ _LEGEND = (
 @dataclass(frozen=True)
 class Standing:
     """One model. Rates are in [0, 1]; ``score`` is None where no ranked family is complete, ``tied`` says that
-    its difference from the leader may be chance, ``partial`` names families with missing cells.
+    its difference from the leader may be chance, ``partial`` names families with missing cells. ``robust`` is the mean
+    top-1 of the ``averaged`` cells of each family.
     """
 
     model: str
     parameters: int
     clean: tuple[float, float, float]
     robust: dict[str, float]
+    averaged: dict[str, int]
     retained: dict[str, float]
     auc: dict[str, float]
     alignment: dict[str, float | None]
@@ -373,7 +375,7 @@ def _standing(
     clean = _clean(rows)
     assert clean is not None
     clean_top1 = clean.top1 or 0.0
-    robust, retained, auc, partial = {}, {}, {}, []
+    robust, averaged, retained, auc, partial = {}, {}, {}, {}, []
     last: dict[str, dict[str, float | None]] = {
         name: {} for name in ("alignment", "alignment_centered", "retention_adjusted")
     }
@@ -386,6 +388,7 @@ def _standing(
         if not counted:
             continue
         robust[family] = float(np.mean([r.top1 for r in counted if r.top1 is not None]))
+        averaged[family] = len(counted)
         if clean_top1:
             retained[family] = robust[family] / clean_top1
         curves: dict[str, dict[float, float]] = {}
@@ -400,6 +403,7 @@ def _standing(
         parameters=clean.parameters,
         clean=(clean_top1, clean.top1_low or 0.0, clean.top1_high or 1.0),
         robust=robust,
+        averaged=averaged,
         retained=retained,
         auc=auc,
         alignment=last["alignment"],

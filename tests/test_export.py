@@ -162,6 +162,38 @@ def test_the_hub_reads_what_the_rows_say(board: Leaderboard) -> None:
     assert (score.dataset_args or {})["families"] == "blur"
 
 
+def test_a_mean_counts_the_cells_that_it_is_of_and_a_partial_family_has_none_in_the_csv(
+    cell_result: MakeResult,
+) -> None:
+    """The mean runs over conditions that all complete models have, however many more a model has."""
+    extra, images = "gaussian_blur-9.00", images_of()
+    generator = np.random.default_rng(5)
+
+    def predicted() -> np.ndarray:
+        return np.where(generator.random(IMAGES) < 0.6, images.labels, (images.labels + 1) % 10)
+
+    conditions = {
+        "full": (*CONDITIONS, extra),
+        "default": CONDITIONS,
+        "partial": ("clean-0.00", BLUR[0], extra, *TOKENS),
+    }
+    results = [
+        cell_result(f"{model}-{condition}", predicted(), images.labels, view=VIEW)
+        for model, mine in conditions.items()
+        for condition in mine
+    ]
+    board = board_of(Side.of("run", results, images))
+    rows = {(row.model, row.condition): row.top1 or 0.0 for row in board.rows}
+    for model, averaged in (("full", BLUR), ("default", BLUR), ("partial", BLUR[:1])):
+        card = card_of(model_index(board, [model]))
+        (blur,) = (one for one in card.data.eval_results or () if one.dataset_config == "blur")
+        assert (blur.dataset_args or {})["cells"] == len(averaged)
+        mean = sum(rows[model, condition] for condition in averaged) / len(averaged)
+        assert blur.metric_value == pytest.approx(mean, abs=1e-6)
+    lines = {line["model"]: line["blur_top1"] for line in lines_of(timm_csv(board))}
+    assert {model for model, text in lines.items() if not text} == {"partial"}
+
+
 def test_a_card_is_of_one_model(board: Leaderboard, cell_result: MakeResult) -> None:
     for models in ((), ("weak", "strong")):
         with pytest.raises(ExportError, match="a model card is of one model: choose one of strong, middle, weak with"):
