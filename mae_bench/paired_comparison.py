@@ -510,14 +510,14 @@ def _checked(a: Side, b: Side, pairs: Sequence[Pair]) -> list[Pair]:
         for side, model in ((a, pair.a), (b, pair.b)):
             if model not in side.models:
                 raise PairedComparisonError(
-                    f"--model {terminal_text(pair.a)}={terminal_text(pair.b)}: {side.name} has no model "
+                    f"{terminal_text(pair.a)}={terminal_text(pair.b)}: {terminal_text(side.name)} has no model "
                     f"{terminal_text(model)}; {terminal_text(near_name(model, side.models))}"
                 )
     found = list(dict.fromkeys(pairs)) or [Pair(model, model) for model in a.models if model in b.models]
     if not found:
         raise PairedComparisonError(
             f"no model of {a.name} ({terminal_text(_few(a.models))}) is in {b.name} ({terminal_text(_few(b.models))}): "
-            "say which are to be compared with --model OLD=NEW"
+            "say which are to be compared (--model OLD=NEW, or models={OLD: NEW} in Python)"
         )
     return found
 

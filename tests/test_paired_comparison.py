@@ -610,7 +610,7 @@ def test_sides_that_do_not_fit_are_refused(cell_result: MakeResult) -> None:
     ):
         with pytest.raises(PairedComparisonError, match=words):
             PairedComparison.of(a, other)
-    with pytest.raises(PairedComparisonError, match="--model vit=vitt: runs/a has no model vitt; did you mean vit"):
+    with pytest.raises(PairedComparisonError, match=r"^vit=vitt: runs/a has no model vitt; did you mean vit"):
         PairedComparison.of(a, a, [Pair("vit", "vitt")])
 
 
