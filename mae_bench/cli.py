@@ -176,8 +176,12 @@ def run(
         ),
     ] = None,
     suite: Annotated[
-        str, typer.Option(help="Suite of images to evaluate on.", autocompletion=_suite_names)
-    ] = "fashion_mnist",
+        str | None,
+        typer.Option(
+            help="Suite of images to evaluate on (default the project's, else fashion_mnist).",
+            autocompletion=_suite_names,
+        ),
+    ] = None,
     data: Annotated[Path | None, typer.Option(help="Directory of the suite's images, if they are not bundled.")] = None,
     limit: Annotated[
         int | None, typer.Option(min=0, help="Images, rounded up to whole blocks of 256, at least two; 0 = all.")
@@ -187,17 +191,18 @@ def run(
     workers: Annotated[int, typer.Option(min=1, help="Processes that share the cells; needs pytest-xdist.")] = 1,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:i.")] = None,
     tests: Annotated[
-        Path, typer.Option(help="Folder of the project's tests; without one, tests of the package are run.")
-    ] = Path("benchmarks"),
+        Path | None,
+        typer.Option(help="Folder of the project's tests (default benchmarks, else . where a conftest.py lies)."),
+    ] = None,
     arguments: Annotated[
         list[str] | None, typer.Argument(metavar="PYTEST", help="Further options of pytest, behind two dashes.")
     ] = None,
 ) -> None:
     """Evaluate models under degradations: print the pytest command for it, and run it.
 
-    In a project with a folder of tests its models are evaluated by these; anywhere else, bundled models and timm's. The
-    exit code is pytest's: 0 where all is well, 1 where a cell failed or is worse than the baseline, 5 where nothing was
-    selected.
+    In a project its models are evaluated by its tests; anywhere else, bundled models and timm's by tests of the
+    package. The exit code is pytest's: 0 where all is well, 1 where a cell failed or is worse than the baseline, 5
+    where nothing was selected.
 
     Examples:
 
@@ -211,25 +216,21 @@ def run(
     import sys
 
     with _reported("run"):
-        from mae_bench.command import pytest_command, without_tests
-        from mae_bench.degradations.ladders import conditions
-        from mae_bench.degradations.selection import selected
-        from mae_bench.suites import suite_entry
+        from mae_bench.command import folder_of_tests, pytest_command, without_tests
 
-        entry, has_tests = suite_entry(suite), tests.is_dir()
-        matrix = conditions(entry, full)
-        for name in degradation or ():
-            wanted = selected([name], entry)[name not in ("clean", "clean-0.00") :]  # which comes first in any case
-            if not any(one in matrix for one in wanted):
-                remedy = "name a level of its ladder" if full else "add --full, or name a level of its ladder"
-                raise BenchError(f"--degradation {name}: pytest has no such cell on {suite}; {remedy}")
-        if not has_tests and not model:
+        if tests is not None and not tests.exists():
+            raise BenchError(f"--tests {tests}: there is no such folder; name the one of the project's tests")
+        own = folder_of_tests() if tests is None else (str(tests),)
+        command = pytest_command(
+            suite, _known(model or (), own is not None), data, limit, full, degradation or (), own or without_tests()
+        )
+        if suite is not None or own is None:  # else it is in a project's settings, which pytest reads
+            _check_cells(degradation or (), suite or "fashion_mnist", full)
+        if own is None and not model:
             raise BenchError(
-                f"there is no folder {tests} of tests here that would name models: name one with --model "
-                "(`mae-bench models` lists those that are bundled), or the folder with --tests"
+                "there are neither a folder benchmarks of tests nor a conftest.py here that would name models: name "
+                "one with --model (`mae-bench models` lists those that are bundled), or the folder with --tests"
             )
-        places = [str(tests)] if has_tests else without_tests()
-        command = pytest_command(suite, _known(model or (), has_tests), data, limit, full, degradation or (), places)
     command += ["--mae-run", str(out)] if out is not None else []
     command += ["--mae-device", device] if device is not None else []
     command += ["-n", str(workers)] if workers > 1 else []
@@ -247,6 +248,23 @@ def run(
     raise typer.Exit(code if code >= 0 else 128 - code)
 
 
+def _check_cells(names: Sequence[str], suite: str, full: bool) -> None:
+    """Raises:
+    BenchError: pytest has no cells of one of these degradations, or there is no such suite.
+    """
+    from mae_bench.degradations.ladders import conditions
+    from mae_bench.degradations.selection import selected
+    from mae_bench.suites import suite_entry
+
+    entry = suite_entry(suite)
+    matrix = conditions(entry, full)
+    for name in names:
+        wanted = selected([name], entry)[name not in ("clean", "clean-0.00") :]  # which comes first in any case
+        if not any(one in matrix for one in wanted):
+            remedy = "name a level of its ladder" if full else "add --full, or name a level of its ladder"
+            raise BenchError(f"--degradation {name}: pytest has no such cell on {suite}; {remedy}")
+
+
 def _known(names: Sequence[str], has_tests: bool) -> Sequence[str]:
     """``names``, once those that no fixture has are ruled out where that can be told.
 
@@ -259,7 +277,10 @@ def _known(names: Sequence[str], has_tests: bool) -> Sequence[str]:
     for name in names:
         if not has_tests and name.isidentifier() and name not in bundled_names():
             hint = near_name(name, bundled_names())
-            raise BenchError(f"--model {name}: no bundled model; {hint}. One of timm's is named in full: NAME.TAG")
+            raise BenchError(
+                f"--model {name}: no bundled model; {hint}. One of timm's is named in full, NAME.TAG; for one of a "
+                "project, run this where its conftest.py lies, or add --tests DIR, the folder of its tests"
+            )
     return names
 
 

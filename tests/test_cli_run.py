@@ -6,7 +6,7 @@ import json
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,8 @@ from mae_bench.cells import GROUPS
 from mae_bench.cli import app
 from mae_bench.command import pytest_command, without_tests
 from mae_bench.degradations import every, families
+from mae_bench.degradations.ladders import conditions
+from mae_bench.degradations.selection import selected as conditions_of
 from mae_bench.models import bundled_names
 from mae_bench.models.zoo import cards
 from mae_bench.suites import SUITES
@@ -151,11 +153,13 @@ def test_names_of_bundled_models_are_those_of_their_cards() -> None:
         ({}, []),
         ({"models": ["a"]}, ["-k", "[a-"]),
         ({"models": ["a", "b"]}, ["-k", "[a- or [b-"]),
-        ({"degradations": ["occlusion", "box_blur"]}, ["-k", "occlusion or -box_blur-"]),
+        ({"degradations": ["box_blur"]}, ["-k", "(-box_blur-)"]),
+        ({"degradations": ["token_drop", "box_blur", "token_drop"]}, ["-k", "(-token_drop- or -box_blur-)"]),
         (
-            {"models": ["a", "b"], "degradations": ["weather", "box_blur-1.00"]},
-            ["-k", "([a- or [b-) and (weather or -box_blur-1.00])"],
+            {"models": ["a", "b"], "degradations": ["geometry", "box_blur-1.00"]},
+            ["-k", "([a- or [b-) and (-rotation- or -scale- or -translation- or -box_blur-1.00])"],
         ),
+        ({"models": ["a"], "degradations": ["motion_blur"]}, ["-k", "[a- and (-motion_blur- and not -motion_blur-s)"]),
     ],
 )
 def test_a_command_selects_by_ids_and_marks(given: dict[str, Any], words: list[str]) -> None:
@@ -193,10 +197,92 @@ def test_what_is_named_is_what_pytest_selects_with_and_without_tests_of_a_projec
     assert {one.rpartition("-")[0] for one in found} == {"other-stripes"}
 
 
+def asked(names: Sequence[str], models: Sequence[str], full: bool = False) -> list[str]:
+    """Ids of the cells on imagefolder that a command has pytest collect."""
+    entry = SUITES["imagefolder"]
+    wanted = [one for name in names for one in conditions_of([name], entry)[name not in ("clean", "clean-0.00") :]]
+    matrix = conditions(entry, full)
+    return sorted(f"{model}-{kind.name}-{level}" for model in models for kind, level in {*wanted} & {*matrix})
+
+
+CONDITIONS = ("clean-0.00", "gaussian_blur-6.00", "gaussian_blur-s3", "random_patch-0.50", "fog-s5")
+KINDS = [kind.name for kind in every() if not kind.by_salience]  # of which the suite has no cells
+NAMES = tuple(dict.fromkeys([*families(), *GROUPS, *KINDS, *CONDITIONS]))
+
+
+def whole_project(project: Project) -> None:
+    """One test of every family, so that no mark of it tells its cells apart, in a file that is named like one."""
+    project.matrix(*families(), models=("colour", "other"))
+    project.test(*families(), name="benchmarks/test_blur.py")
+    (project.path / "test_x.py").unlink()
+
+
+@pytest.mark.parametrize("models", [(), ("other",), ("other", "colour")])
+@pytest.mark.parametrize("names", [("blur",), ("gaussian_blur-6.00",), ("noise", "defocus_blur", "clean-0.00")])
+def test_what_is_collected_is_what_the_names_stand_for(
+    project: Project, names: tuple[str, ...], models: tuple[str, ...]
+) -> None:
+    whole_project(project)
+    command = pytest_command(None, models, degradations=names)[3:]
+    assert selected(project, *command) == asked(names, models or ("colour", "other"))
+
+
+@pytest.mark.thorough  # collects for each name
+@pytest.mark.parametrize("full", [False, True])
+def test_a_name_stands_for_the_same_cells_on_the_command_line_as_everywhere(project: Project, full: bool) -> None:
+    whole_project(project)
+    for name in NAMES:
+        command = pytest_command(None, degradations=[name], full=full)[3:]
+        assert selected(project, *command) == asked([name], ("colour", "other"), full), name
+
+
+# --------------------------------------------------------------------------- where it is run
+
+
+def shown_command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> list[str]:
+    """The command that is shown, and not run."""
+
+    class Ended:
+        def __init__(self, words: Sequence[str]) -> None:
+            self.words = words
+
+        def __enter__(self) -> Ended:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+        def wait(self) -> int:
+            return 0
+
+    with monkeypatch.context() as patch:
+        patch.setattr(subprocess, "Popen", Ended)
+        result = CliRunner().invoke(app, ["run", *arguments])
+    assert result.exit_code == 0, result.output
+    return shlex.split(result.stdout)
+
+
+def test_a_project_with_tests_in_its_root_has_its_own_models_and_suite(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.matrix("blur", models=("colour", "other"))
+    monkeypatch.chdir(project.path)
+    given = ("--model", "other", "--degradation", "box_blur")
+    command = shown_command(monkeypatch, *given)
+    assert command == [*["python", "-m", "pytest", ".", "-m"], "not representation", "-k", "[other- and -box_blur-"]
+    assert selected(project, *command[3:]) == asked(["box_blur"], ["other"])
+    assert shown_command(monkeypatch, *given, "--tests", ".") == command
+    assert shown_command(monkeypatch, *given, "--suite", "imagenet")[-2:] == ["--mae-suite", "imagenet"]
+    (project.path / "benchmarks").mkdir()
+    assert shown_command(monkeypatch, *given)[3] == "benchmarks"
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ((), "there is no folder benchmarks of tests"),
+        ((), "there are neither a folder benchmarks of tests nor a conftest.py"),
+        (("--model", "cnn_s0", "--tests", "tests"), "--tests tests: there is no such folder"),
+        (("--model", "shapes_cnn"), "add --tests DIR"),
         (("--model", "mae_ft_s00"), "--model mae_ft_s00: no bundled model; did you mean mae_ft_s0?"),
         (("--model", "cnn_s0", "--suite", "fashon_mnist"), "did you mean fashion_mnist?"),
         (("--model", "cnn_s0", "--degradation", "gausian_blur"), "did you mean gaussian_blur?"),

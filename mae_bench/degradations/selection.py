@@ -38,7 +38,7 @@ def _named(name: str, suite: SuiteEntry) -> list[Condition]:
     """Raises:
     SelectionError: as :func:`selected`.
     """
-    kinds = _kinds(name)
+    kinds = kinds_named(name)
     if not kinds:
         return [_single(name, suite)]
     found = [(kind, level) for kind in kinds for level in levels(kind, suite, full=True)]
@@ -47,8 +47,12 @@ def _named(name: str, suite: SuiteEntry) -> list[Condition]:
     return found
 
 
-def _kinds(name: str) -> list[Degradation]:
-    """Those of a family or group, or the one that is called so."""
+def kinds_named(name: str) -> list[Degradation]:
+    """The degradations of a family or group, or the one that is called so; none where it is the name of a condition.
+
+    >>> [(kind.name, kind.family) for kind in kinds_named("defocus_blur")]
+    [('defocus_blur', 'blur')]
+    """
     if name in {kind.family for kind in every()}:
         return [kind for kind in every() if kind.family == name]
     if name in GROUPS:
@@ -56,14 +60,18 @@ def _kinds(name: str) -> list[Degradation]:
     return [kind for kind in every() if kind.name == name][:1]
 
 
-def _single(name: str, suite: SuiteEntry) -> Condition:
-    """The condition that is written as degradation and level.
+def condition_named(name: str) -> Condition:
+    """The condition that is written as degradation and level, of whatever suite.
 
     Raises:
-        SelectionError: as :func:`selected`.
+        SelectionError: there is no such degradation, or the level is outside its domain.
+
+    >>> kind, level = condition_named("defocus_blur-s3")
+    >>> kind.family, level.value
+    ('imagenet_c', 3.0)
     """
     of, _, text = name.rpartition("-")
-    if not _kinds(of):
+    if not kinds_named(of):
         known = {name for kind in every() for name in (kind.name, *kind.marks)}
         raise SelectionError(f"unknown degradation {name!r}: {near_name(of or name, known)}")
     try:
@@ -72,6 +80,14 @@ def _single(name: str, suite: SuiteEntry) -> Condition:
         kind.check(level)
     except ValueError as error:
         raise SelectionError(f"degradation {name!r}: {error}") from error
+    return kind, level
+
+
+def _single(name: str, suite: SuiteEntry) -> Condition:
+    """Raises:
+    SelectionError: as :func:`selected`.
+    """
+    kind, level = condition_named(name)
     ladder = levels(kind, suite, full=True)
     if not ladder or (suite.stored and level not in ladder):
         raise SelectionError(_none_of(name, suite))
