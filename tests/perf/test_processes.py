@@ -60,7 +60,7 @@ def test_collection_holds_as_many_plain_tests_against_cells(monkeypatch: pytest.
 
 def test_a_quick_run_of_degradations_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(degradations, "SIGMAS", {(1, 28): (0.5, 1.0), (3, 224): (1.0, 2.0)})
-    monkeypatch.setattr(degradations, "EVERY", degradations.EVERY[:4])
+    monkeypatch.setattr(degradations, "BUILT_IN", degradations.BUILT_IN[:4])
     record = measure(QUICK, tmp_path, ["degradations"])
     subjects = {m.subject for m in record.measurements}
     assert {"mae_bench", "kornia", "torchvision", "OpenCV", "scikit-image", "a copy"} <= subjects
