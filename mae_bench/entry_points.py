@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Collection, Container
+from dataclasses import dataclass, replace
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any, Generic, TypeVar
@@ -59,6 +61,32 @@ def registered(group: str, kind: type[Thing]) -> list[Registered[Thing]]:
             raise one.refusal(f"{found[point.name].package} registers one of that name too")
         found[point.name] = Registered(group, point.name, distribution, version, thing)
     return list(found.values())
+
+
+def added(
+    group: str, kind: type[Thing], taken: Container[str], unfit: Callable[[Thing, str, Collection[Thing]], str | None]
+) -> dict[str, Thing]:
+    """What installed packages register in ``group`` by name, each with its ``package`` filled in. Its name is its own,
+    a plain one, and not among those ``taken``; ``unfit`` says why one of a package cannot stand beside those before it.
+
+    Raises:
+        EntryPointError: one cannot be used; it is named with its package and the remedy.
+    """
+    found: dict[str, Thing] = {}
+    for one in registered(group, kind):
+        called = getattr(one.thing, "name", None)
+        if called != one.name:
+            raise one.refusal(f"it is called {called!r} itself; the two names are to be one")
+        if not re.fullmatch("[a-z][a-z0-9_]*", one.name):
+            raise one.refusal(f"{one.name!r} is no name: write small letters, digits and underscores")
+        if one.name in taken:
+            what = group.partition(".")[2].removesuffix("s")
+            article = "an" if what[0] in "aeiou" else "a"
+            raise one.refusal(f"mae_bench has {article} {what} {one.name!r} itself; give it another name")
+        if (why := unfit(one.thing, one.package, found.values())) is not None:
+            raise one.refusal(why)
+        found[one.name] = replace(one.thing, package=one.package)  # type: ignore[type-var]
+    return found
 
 
 def implementation(package: str, module: str, *functions: str) -> Any:

@@ -25,7 +25,7 @@ from PIL import Image, UnidentifiedImageError
 
 from mae_bench import atomic, cached
 from mae_bench.errors import BenchError
-from mae_bench.machine import version_of
+from mae_bench.machine import cores, version_of
 
 BLOCK = 256
 """Images per block: metrics are kept per block of the manifest order and merge at block boundaries."""
@@ -222,11 +222,6 @@ def read_idx(path: Path) -> np.ndarray:
 def cache_folder() -> Path:
     """Where decoded images and content hashes outlive a run: ``$MAE_BENCH_CACHE``, else the user's cache folder."""
     return Path(os.environ.get("MAE_BENCH_CACHE") or platformdirs.user_cache_dir("mae_bench"))
-
-
-def cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import platform
 from functools import cache
 from importlib.metadata import version
@@ -62,3 +63,8 @@ def libraries() -> str:
     'kornia'
     """
     return " ".join(f"{name} {version_of(name)}" for name in ("kornia", "numpy", "pillow", "timm", "torchvision"))
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

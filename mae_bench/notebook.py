@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import secrets
 import sys
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING
 from mae_bench.cells import Cell, near_name
 from mae_bench.degradations.selection import selected
 from mae_bench.errors import BenchError
+from mae_bench.machine import cores
 from mae_bench.markup import terminal_text
 from mae_bench.models.subject import subjects_of
 from mae_bench.restored import module_left_as_it_was, process_left_as_it_was
@@ -136,14 +136,13 @@ def _settings(device: str, dtype: str, batch_size: int | None, seed: int, limit:
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
         raise ArgumentError(f"device {device!r}: {near_name(device, ('auto', 'cpu', 'cuda', 'cuda:0'))}")
     found = resolved_device(device)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return Settings(
         device=found,
         dtype=resolved_dtype(dtype, found),
         batch_size=batch_size or 0,
         seed=seed,
         limit=limit,
-        threads=threads or cores,
+        threads=threads or cores(),
     )
 
 

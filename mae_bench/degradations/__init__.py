@@ -8,14 +8,14 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from mae_bench.cells import FAMILIES, GROUPS, MARKS, Level, near_name
 from mae_bench.degradations.severity import SEVERITIES, table_name
-from mae_bench.entry_points import EntryPointError, implementation, registered
+from mae_bench.entry_points import EntryPointError, added, implementation
 
 if TYPE_CHECKING:
     import torch
@@ -246,13 +246,7 @@ def added_degradations() -> dict[str, Degradation]:
     Raises:
         EntryPointError: one cannot be used; it is named with its package and the remedy.
     """
-    found: dict[str, Degradation] = {}
-    for one in registered(ENTRY_POINTS, Degradation):
-        why = _unfit(one.thing, one.name) or _clash(one.thing, one.package, found.values())
-        if why is not None:
-            raise one.refusal(why)
-        found[one.name] = replace(one.thing, package=one.package)
-    return found
+    return added(ENTRY_POINTS, Degradation, {kind.name for kind in BUILT_IN}, _unfit)
 
 
 def every() -> tuple[Degradation, ...]:
@@ -273,13 +267,10 @@ def families() -> tuple[str, ...]:
     return (*FAMILIES, *dict.fromkeys(kind.family for kind in added_degradations().values()))
 
 
-def _unfit(kind: Degradation, name: str) -> str | None:
-    """Why a degradation, added under ``name``, cannot be used by itself; None where it can."""
-    if kind.name != name:
-        return f"it is called {kind.name!r} itself; the two names are to be one"
-    for text in (kind.name, kind.family):
-        if not re.fullmatch("[a-z][a-z0-9_]*", text):
-            return f"{text!r} is no name: write small letters, digits and underscores"
+def _unfit(kind: Degradation, package: str, before: Collection[Degradation]) -> str | None:
+    """Why a degradation of ``package`` cannot be used beside those that were added ``before``; None where it can."""
+    if not re.fullmatch("[a-z][a-z0-9_]*", kind.family):
+        return f"{kind.family!r} is no name: write small letters, digits and underscores"
     if kind.group not in ("", *GROUPS):
         return f"its group {kind.group!r} is none of {', '.join(GROUPS)}"
     if kind.unit in OWN_UNITS or not kind.unit.isprintable() or not kind.unit:
@@ -293,15 +284,13 @@ def _unfit(kind: Degradation, name: str) -> str | None:
         kind.check(Level(kind.levels[-1]))
     except ValueError as error:
         return str(error)
-    return None
+    return _clash(kind, package, before)
 
 
 def _clash(kind: Degradation, package: str, before: Collection[Degradation]) -> str | None:
     """Why the names of a degradation of ``package`` cannot stand beside those that come with the benchmark, and those
     that were added ``before``: cells are selected by parts of names, and a family is the work of one package.
     """
-    if kind.name in {other.name for other in BUILT_IN}:
-        return f"mae_bench has a degradation {kind.name!r} itself; give it another name"
     if kind.family in MARKS:
         return f"mae_bench has a family {kind.family!r} itself; give it one of its own"
     for other in before:

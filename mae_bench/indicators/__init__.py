@@ -6,12 +6,11 @@ sums live in :class:`mae_bench.indicators.block_sums.BlockSums`, which merges. P
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from mae_bench.entry_points import EntryPointError, implementation, registered
+from mae_bench.entry_points import EntryPointError, added, implementation
 from mae_bench.machine import version_of
 
 if TYPE_CHECKING:
@@ -81,22 +80,11 @@ def added_indicators() -> dict[str, Indicator]:
     Raises:
         EntryPointError: one cannot be used; it is named with its package and the remedy.
     """
-    found = {}
-    for one in registered(ENTRY_POINTS, Indicator):
-        if (why := _unfit(one.thing, one.name)) is not None:
-            raise one.refusal(why)
-        found[one.name] = replace(one.thing, package=one.package)
-    return found
+    return added(ENTRY_POINTS, Indicator, BUILT_IN, _unfit)
 
 
-def _unfit(indicator: Indicator, name: str) -> str | None:
-    """Why an indicator, added under ``name``, cannot be used; None where it can."""
-    if indicator.name != name:
-        return f"it is called {indicator.name!r} itself; the two names are to be one"
-    if not re.fullmatch("[a-z][a-z0-9_]*", name):
-        return f"{name!r} is no name: write small letters, digits and underscores"
-    if name in BUILT_IN:
-        return f"mae_bench has an indicator {name!r} itself; give it another name"
+def _unfit(indicator: Indicator, *_: object) -> str | None:
+    """Why an indicator cannot be used; None where it can."""
     return None if indicator.module else "it names no module with a function scores(name, clean, degraded)"
 
 

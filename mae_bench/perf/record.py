@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from mae_bench.machine import machine
+from mae_bench.machine import cores, machine
 from mae_bench.perf import SECTIONS, PerfError
 from mae_bench.perf.conditions import Conditions
 from mae_bench.perf.measurement import UNITS, Findings, Measurement
@@ -45,7 +45,7 @@ class Record:
         return cls(
             machine=machine(str(device)),
             device=device.type,
-            cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+            cores=cores(),
             rounds=conditions.rounds,
             quick=conditions.quick,
             versions=versions(),

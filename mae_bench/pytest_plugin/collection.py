@@ -40,7 +40,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             metafunc.parametrize("mae_bench_model", ids, indirect=True, ids=ids)
         if "mae_bench_cell" in wanted:
             # what packages add and cannot be used is said before anything is measured
-            added_indicators(), every_suite()
+            added_indicators()
+            every_suite()
             harness.suite.check(harness.options["data"])
             kinds = _kinds(metafunc.definition)
             full = harness.options["full"]

@@ -267,11 +267,11 @@ class Harness:
     def executor(self) -> LocalExecutor:
         from mae_bench.evaluation import Settings
         from mae_bench.executors.local import LocalExecutor, resolved_device, resolved_dtype
+        from mae_bench.machine import cores
         from mae_bench.store import RunDirectory
 
         batch = self.options["batch-size"]
         workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         told: dict[str, Any] = getattr(self.config, "workerinput", {})
         device = resolved_device(self.options["device"], told.get("mae_place", 0))
         if self.options["cuda-graphs"] and device == "cpu":
@@ -282,7 +282,7 @@ class Harness:
             batch_size=0 if batch == "auto" else int(batch),
             seed=self.options["seed"],
             limit=self.limit,
-            threads=told.get("mae_threads") or max(1, cores // workers),
+            threads=told.get("mae_threads") or max(1, cores() // workers),
             suite_view=self.options["view"] == "suite",
             jackknife=self.options["full"],
             compiles=self.options["compile"],

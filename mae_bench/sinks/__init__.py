@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from mae_bench.cells import near_name
-from mae_bench.entry_points import implementation, registered
+from mae_bench.entry_points import added, implementation
 from mae_bench.errors import BenchError
 
 if TYPE_CHECKING:
@@ -82,14 +82,12 @@ def every_sink() -> dict[str, SinkEntry]:
     Raises:
         EntryPointError: one of these cannot be used; it is named with its package and the remedy.
     """
-    added = {}
-    for one in registered(ENTRY_POINTS, SinkEntry):
-        if one.thing.name != one.name:
-            raise one.refusal(f"it is a sink called {one.thing.name!r}")
-        if one.name in SINKS:
-            raise one.refusal("mae_bench has a sink of that name")
-        added[one.name] = replace(one.thing, package=one.package)
-    return SINKS | added
+    return SINKS | added(ENTRY_POINTS, SinkEntry, SINKS, _unfit)
+
+
+def _unfit(entry: SinkEntry, *_: object) -> str | None:
+    """Why a sink cannot be used; None where it can."""
+    return None if entry.module else "it names no module with a function sink(place, folder)"
 
 
 def sink(given: str, folder: Path) -> Sink:

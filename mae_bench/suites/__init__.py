@@ -6,7 +6,6 @@ What a suite is called and which ladders it takes is known here without reading 
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mae_bench.cells import near_name
-from mae_bench.entry_points import EntryPointError, implementation, registered
+from mae_bench.entry_points import EntryPointError, added, implementation
 from mae_bench.errors import BenchError
 from mae_bench.suites.synsets import SYNSET, published_synsets
 
@@ -297,22 +296,11 @@ def every_suite() -> dict[str, SuiteEntry]:
     Raises:
         EntryPointError: one of these cannot be used; it is named with its package and the remedy.
     """
-    added = {}
-    for one in registered(ENTRY_POINTS, SuiteEntry):
-        if (why := _unfit(one.thing, one.name)) is not None:
-            raise one.refusal(why)
-        added[one.name] = replace(one.thing, package=one.package)
-    return SUITES | added
+    return SUITES | added(ENTRY_POINTS, SuiteEntry, SUITES, _unfit)
 
 
-def _unfit(entry: SuiteEntry, name: str) -> str | None:
-    """Why a suite, added under ``name``, cannot be used; None where it can."""
-    if entry.name != name:
-        return f"it is called {entry.name!r} itself; the two names are to be one"
-    if not re.fullmatch("[a-z][a-z0-9_]*", name):
-        return f"{name!r} is no name: write small letters, digits and underscores"
-    if name in SUITES:
-        return f"mae_bench has a suite {name!r} itself; give it another name"
+def _unfit(entry: SuiteEntry, *_: object) -> str | None:
+    """Why a suite cannot be used; None where it can."""
     return None if entry.module else "it names no module with a function load(entry, data)"
 
 

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from mae_bench import cached
-from mae_bench.images import ImageError, cache_folder, cores, locked, written_whole
+from mae_bench.images import ImageError, cache_folder, locked, written_whole
+from mae_bench.machine import cores
 
 GRAIN = 2.0
 """Seconds within which a file can change twice without its time of change telling: the coarsest clock of a file

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from mae_bench import sinks
+from mae_bench import entry_points, sinks
 from mae_bench.degradations import every
 from mae_bench.degradations.ladders import conditions, levels
 from mae_bench.entry_points import EntryPointError, Registered
@@ -66,7 +66,9 @@ def recorders(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Recorder]]:
     monkeypatch.setitem(sys.modules, "recorder", module)
     entry = SinkEntry("recorder", "recorder", "keeps what it is told", "WHERE")
     monkeypatch.setattr(
-        sinks, "registered", lambda *_: [Registered(sinks.ENTRY_POINTS, "recorder", "acme", "1", entry)]
+        entry_points,
+        "registered",
+        lambda group, _: [Registered(group, "recorder", "acme", "1", entry)] * (group == sinks.ENTRY_POINTS),
     )
     every_sink.cache_clear()
     yield made
@@ -132,7 +134,7 @@ def test_an_installed_package_adds_a_sink(tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_package_cannot_take_the_name_of_a_sink_that_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, called in (("wandb", "wandb"), ("mine", "other")):
         one = Registered(sinks.ENTRY_POINTS, name, "acme", "1", SinkEntry(called, "acme", "x"))
-        monkeypatch.setattr(sinks, "registered", lambda *_, one=one: [one])
+        monkeypatch.setattr(entry_points, "registered", lambda *_, one=one: [one])
         every_sink.cache_clear()
         with pytest.raises(EntryPointError, match=f"entry point '{name}' in 'mae_bench.sinks', from package acme 1"):
             every_sink()
