@@ -125,6 +125,8 @@ def follow(reader: Reader, page: str) -> None:
     elif before := re.search(AFTER, text):
         follow(reader, before[1])
     reader.follow(text)
+    for command in listed(text):
+        reader.type(command)
 
 
 @pytest.mark.thorough  # runs the benchmark
