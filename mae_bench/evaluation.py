@@ -660,13 +660,9 @@ class Evaluation:
                     continue
                 logits, features, side = found
                 if collector is not None and features.attention:
-                    taps = self.model.taps
-                    values = {
-                        block: attention_values(attention[: ATTENTION_IMAGES - begin], taps.prefix, taps.grid)
-                        for block, attention in features.attention.items()
-                    }
-                    collector.add_attention(values)
-                    features.attention = {}
+                    collector.add_attention(
+                        {key: values[: ATTENTION_IMAGES - begin] for key, values in features.attention.items()}
+                    )
                 for start, stop in windows(begin, end):
                     window = slice(start - begin, stop - begin)
                     own = features.window(window)
@@ -695,7 +691,10 @@ class Evaluation:
 
     def _pass_through(self, images: Tensor, patches: bool, maps: bool) -> tuple[Tensor, Features]:
         """Logits and features of ``images`` (B, C, H, W)."""
-        with self.model.taps.capture(patches, attention=maps) as features:
+        taps = self.model.taps
+        reading = partial(attention_values, prefix=taps.prefix, grid=taps.grid)
+        readings = dict.fromkeys(range(1, taps.blocks + 1), reading) if maps else None
+        with taps.capture(patches, readings) as features:
             logits = self.logits(images)
         # an image whose features are not finite has no outcome, however finite what the network made of them
         return logits.masked_fill(~_finite(features, logits)[:, None], torch.nan), features

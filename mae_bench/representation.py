@@ -123,7 +123,7 @@ class Collector:
     sample: Sample
     folder: Path
     tokens: dict[Key, np.memmap] = field(default_factory=dict)
-    attention: dict[int, dict[str, list[Tensor]]] = field(default_factory=dict)
+    attention: dict[Key, list[Tensor]] = field(default_factory=dict)
 
     def add(self, start: int, features: Features, keys: Tensor) -> None:
         """Keep of the block that begins at image ``start`` what belongs to the sample; of the ``patch`` kind one token
@@ -144,22 +144,16 @@ class Collector:
                 self.tokens[key] = mapped(self._file(key), (len(self.sample.positions), values.shape[1]), np.float32)
             self.tokens[key][place] = values.float().cpu().numpy()
 
-    def add_attention(self, values: Mapping[int, Mapping[str, Tensor]]) -> None:
-        """Keep ``values[block][indicator]`` (B, heads) of some of the leading images."""
-        for block, named in values.items():
-            kept = self.attention.setdefault(block, {})
-            for name, value in named.items():
-                kept.setdefault(name, []).append(value.double().cpu())
+    def add_attention(self, values: Mapping[Key, Tensor]) -> None:
+        """Keep ``values[block, indicator]`` (B, heads) of some of the leading images."""
+        for key, value in values.items():
+            self.attention.setdefault(key, []).append(value.double().cpu())
 
     @property
     def arrays(self) -> dict[str, np.ndarray]:
         """By name what is not in its files, and of these the shapes."""
         shapes = {key: np.array(tokens.shape) for key, tokens in self.tokens.items()}
-        attention = {
-            (block, name): torch.cat(parts).numpy()
-            for block, values in self.attention.items()
-            for name, parts in values.items()
-        }
+        attention = {key: torch.cat(parts).numpy() for key, parts in self.attention.items()}
         return with_names("collected", shapes) | with_names("attention", attention)
 
     @classmethod
@@ -172,8 +166,8 @@ class Collector:
         collector = cls(sample, folder)
         for key, shape in keyed("collected", arrays).items():
             collector.tokens[key] = mapped_again(collector._file(key), tuple(shape.tolist()), np.float32)
-        for (block, name), values in keyed("attention", arrays).items():
-            collector.attention.setdefault(block, {})[name] = [torch.from_numpy(values)]
+        for key, values in keyed("attention", arrays).items():
+            collector.attention[key] = [torch.from_numpy(values)]
         return collector
 
     def _file(self, key: Key) -> Path:
@@ -256,8 +250,8 @@ def attention_records(
     records: list[Record] = []
     replicates: Replicates = {}
     for block in range(1, blocks + 1):
-        values = collector.attention.get(block)
-        if values is None or grid is None:
+        values = {name: parts for (at, name), parts in collector.attention.items() if at == block}
+        if not values or grid is None:
             records += [Record(name, block, None, "patch", reason=absent or "no attention") for name in ATTENTION]
             continue
         per_image = {name: torch.cat(parts) for name, parts in values.items()}

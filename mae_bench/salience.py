@@ -64,8 +64,14 @@ class Salience:
                 seen = batch
                 if batch.shape[-2:] != self.size:
                     seen = functional.interpolate(batch, self.size, mode="bilinear", antialias=True)
-                with self.taps.capture(patches=False, attention=True) as features:
+                last = self.taps.blocks
+                with self.taps.capture(patches=False, attention={last: _attended}) as features:
                     self.classifier(seen)
-                attended = features.attention[self.taps.blocks][:, HEAD, 0, 1:].double()
+                attended = features.attention[last, "attended"].double()
                 parts.append(attended / attended.sum(1, keepdim=True))
         self._blocks[block] = torch.cat(parts)
+
+
+def _attended(maps: Tensor) -> dict[str, Tensor]:
+    """What the class token gives to each patch in one head."""
+    return {"attended": maps[:, HEAD, 0, 1:]}

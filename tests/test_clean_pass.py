@@ -53,8 +53,8 @@ class Passes:
             features = features_of(min(BLOCK, IMAGES - start), start)
             reference.add(start, features)
             collector.add(start, features, torch.arange(start, min(start + BLOCK, IMAGES)))
-        collector.add_attention({1: {"attention_distance": torch.ones(3, 2)}})
-        collector.add_attention({1: {"attention_distance": torch.zeros(1, 2)}})
+        collector.add_attention({(1, "attention_distance"): torch.ones(3, 2)})
+        collector.add_attention({(1, "attention_distance"): torch.zeros(1, 2)})
         reference.prediction[:] = np.arange(IMAGES) % 7
         return CleanPass(reference, self.cell, collector, 48)
 
@@ -91,9 +91,9 @@ def assert_equal(one: CleanPass, other: CleanPass) -> None:
     assert one.collector.tokens.keys() == other.collector.tokens.keys()
     for key, tokens in one.collector.tokens.items():
         assert np.array_equal(tokens, other.collector.tokens[key])
-    for block, values in one.collector.attention.items():
-        for name, parts in values.items():
-            assert torch.equal(torch.cat(parts), torch.cat(other.collector.attention[block][name]))
+    assert one.collector.attention.keys() == other.collector.attention.keys()
+    for key, parts in one.collector.attention.items():
+        assert torch.equal(torch.cat(parts), torch.cat(other.collector.attention[key]))
 
 
 def test_it_is_made_once_and_comes_back_as_it_was(tmp_path: Path) -> None:

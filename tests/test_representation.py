@@ -157,10 +157,11 @@ def test_attention_is_the_mean_over_the_leading_images(evaluate: Build, vit: Loa
     evaluation = evaluate(vit, limit=512)
     found = values_of(evaluation.represent(*HALF))
     images = evaluation.degraded(*HALF, 0, ATTENTION_IMAGES)
-    with torch.inference_mode(), vit.taps.capture(patches=False, attention=True) as features:
+    maps = dict.fromkeys(range(1, vit.taps.blocks + 1), lambda maps: {"maps": maps})
+    with torch.inference_mode(), vit.taps.capture(patches=False, attention=maps) as features:
         vit.classifier(images)
     grid = vit.taps.grid
-    for block, attention in features.attention.items():
+    for (block, _), attention in features.attention.items():
         expected = {name: v.double().mean(0) for name, v in attention_values(attention, vit.taps.prefix, grid).items()}
         expected["attention_distance_ratio"] = expected["attention_distance"] / uniform_distance(grid)
         for name in ATTENTION:
@@ -185,9 +186,11 @@ def test_replicates_are_the_values_without_a_tenth_of_the_images(evaluate: Build
         for name in SEPARABILITY:
             assert made.replicates[column(name, 2, "cls")][g] == pytest.approx(getattr(expected, name)), name
     images = evaluation.degraded(*CLEAN, 0, ATTENTION_IMAGES)
-    with torch.inference_mode(), vit.taps.capture(patches=False, attention=True) as features:
+    maps = {1: lambda maps: {"maps": maps}}
+    with torch.inference_mode(), vit.taps.capture(patches=False, attention=maps) as features:
         vit.classifier(images)
-    distance = attention_values(features.attention[1], vit.taps.prefix, vit.taps.grid)["attention_distance"].mean(1)
+    values = attention_values(features.attention[1, "maps"], vit.taps.prefix, vit.taps.grid)
+    distance = values["attention_distance"].mean(1)
     kept = [i for i in range(ATTENTION_IMAGES) if i % 10 != 7]
     found = made.replicates[column("attention_distance", 1, "patch")][7]
     assert found == pytest.approx(float(distance[kept].mean()), abs=1e-5)

@@ -13,8 +13,6 @@ import torch
 from torch import Tensor
 
 INDICATORS = ("attention_distance", "attention_distance_ratio", "attention_entropy")
-PIECE = 1 << 19
-"""Bytes of attention that a processor looks at at a time, so that what lies between stays in its cache."""
 _TINY = 1e-30
 
 
@@ -52,10 +50,14 @@ def attention_values(attention: Tensor, prefix: int, grid: tuple[int, int]) -> d
     >>> values["attention_distance"].item(), round(values["attention_entropy"].item(), 6)
     (0.25, 1.0)
     """
-    distances = grid_distances(grid).to(attention.device, torch.float32)
-    several = len(attention) if attention.is_cuda else max(1, PIECE // attention[0].nbytes)
-    pieces = [_values(piece, distances) for piece in torch.split(attention[:, :, prefix:, prefix:], several)]
-    return {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
+    return _values(attention[:, :, prefix:, prefix:], _distances_on(attention.device, grid))
+
+
+@lru_cache
+def _distances_on(device: torch.device, grid: tuple[int, int]) -> Tensor:
+    # what is kept may be used in another mode than the one that it is made in
+    with torch.inference_mode(False):
+        return grid_distances(grid).to(device, torch.float32)
 
 
 def _values(attention: Tensor, distances: Tensor) -> dict[str, Tensor]:

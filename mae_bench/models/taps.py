@@ -7,7 +7,7 @@ L + 1 is what the head reads.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -37,6 +37,10 @@ AFTER_HEADS = {
     BeitAttention.forward: "proj",
 }
 """The part of each of timm's attentions that takes what the heads give, before any norm, gate or projection."""
+PIECE = 1 << 19
+"""Bytes of attention maps that a processor makes and reads at a time, so that they stay in its cache."""
+Reading = Callable[[Tensor], Mapping[str, Tensor]]
+"""What is read from attention maps (B, heads, T, T), by name: (B, ...) each."""
 
 
 @dataclass
@@ -44,13 +48,13 @@ class Features:
     """What one forward pass left behind.
 
     ``tokens[layer, kind]`` is (B, D), for ``patch`` (B, P, D); ``heads[block, kind]`` is the output of the
-    heads before the output projection, (B, heads, d), for ``patch`` (B, P, heads, d). ``attention[block]`` is what each
-    token gives to each, (B, heads, T, T), where it was asked for.
+    heads before the output projection, (B, heads, d), for ``patch`` (B, P, heads, d). ``attention[block, name]`` is
+    what was read under that name from the attention maps of a block, (B, ...).
     """
 
     tokens: dict[tuple[int, str], Tensor] = field(default_factory=dict)
     heads: dict[tuple[int, str], Tensor] = field(default_factory=dict)
-    attention: dict[int, Tensor] = field(default_factory=dict)
+    attention: dict[tuple[int, str], Tensor] = field(default_factory=dict)
 
     @classmethod
     def concatenated(cls, parts: list[Features]) -> Features:
@@ -117,16 +121,17 @@ class Taps:
         return []
 
     @contextmanager
-    def capture(self, patches: bool, attention: bool = False) -> Iterator[Features]:
-        """Features of the forward passes run inside; ``patches`` asks for the ``patch`` kind too, ``attention`` for
-        attention maps, where they can be had.
+    def capture(self, patches: bool, attention: Mapping[int, Reading] | None = None) -> Iterator[Features]:
+        """Features of the forward passes run inside; ``patches`` asks for the ``patch`` kind too, ``attention`` says by
+        block what is to be read from attention maps, where they can be had. No map is kept, for all of them together
+        are gigabytes.
         """
         features = Features()
         handles: list[RemovableHandle] = []
         try:
             self._attach(features, patches, handles)
             if attention and self.attention_reason is None:
-                self._attach_attention(features, handles)
+                self._attach_attention(features, attention, handles)
             yield features
         finally:
             for handle in handles:
@@ -135,7 +140,9 @@ class Taps:
     def _attach(self, features: Features, patches: bool, handles: list[RemovableHandle]) -> None:
         """Register the hooks that fill ``features``."""
 
-    def _attach_attention(self, features: Features, handles: list[RemovableHandle]) -> None:
+    def _attach_attention(
+        self, features: Features, readings: Mapping[int, Reading], handles: list[RemovableHandle]
+    ) -> None:
         """Register the hooks that fill ``features.attention``."""
 
     @contextmanager
@@ -239,23 +246,27 @@ class TransformerTaps(Taps):
 
             handles.append(model.fc_norm.register_forward_hook(lambda _, __, out: keep_pooled(out)))
 
-    def _attach_attention(self, features: Features, handles: list[RemovableHandle]) -> None:
-        def keep(
+    def _attach_attention(
+        self, features: Features, readings: Mapping[int, Reading], handles: list[RemovableHandle]
+    ) -> None:
+        def read(
             block: int, attention: nn.Module, tokens: Tensor, bias: Tensor | None = None, qkv: Tensor | None = None
         ) -> None:
-            features.attention[block] = attention_map(attention, tokens, bias, qkv)
+            values = read_attention(readings[block], attention, tokens, bias, qkv)
+            features.attention |= {(block, name): value for name, value in values.items()}
 
-        for index, block in enumerate(self.model.blocks, start=1):
-            if isinstance(block.attn, Attention):  # which calls its projection, so that it need not be made again
+        for index in readings:
+            attention = self.model.blocks[index - 1].attn
+            if isinstance(attention, Attention):  # which calls its projection, so that it need not be made again
                 handles.append(
-                    block.attn.qkv.register_forward_hook(
-                        lambda _, args, out, index=index, attention=block.attn: keep(index, attention, args[0], qkv=out)
+                    attention.qkv.register_forward_hook(
+                        lambda _, args, out, index=index, attention=attention: read(index, attention, args[0], qkv=out)
                     )
                 )
                 continue
             handles.append(
-                block.attn.register_forward_pre_hook(
-                    lambda module, args, named, index=index: keep(
+                attention.register_forward_pre_hook(
+                    lambda module, args, named, index=index: read(
                         index, module, args[0], named.get("shared_rel_pos_bias")
                     ),
                     with_kwargs=True,
@@ -341,12 +352,17 @@ def _local_heads(model: nn.Module) -> str | None:
     return f"the attention heads of {name} are not tapped" if attentions else None
 
 
-def attention_map(
-    attention: Attention | BeitAttention, tokens: Tensor, bias: Tensor | None = None, qkv: Tensor | None = None
-) -> Tensor:
-    """(B, heads, T, T) what timm's plain ``attention``, or that of Beit, gives for its input ``tokens`` (B, T, D),
-    computed beside it, so that its fused kernel stays in use; softmax in float32. ``bias`` (heads, T, T) is the
-    position bias that the blocks of a Beit share, ``qkv`` (B, T, 3 D) what is known of its projection.
+def read_attention(
+    reading: Reading,
+    attention: Attention | BeitAttention,
+    tokens: Tensor,
+    bias: Tensor | None = None,
+    qkv: Tensor | None = None,
+) -> dict[str, Tensor]:
+    """What ``reading`` finds in the maps (B, heads, T, T) that timm's plain ``attention``, or that of Beit, makes of
+    its input ``tokens`` (B, T, D). They are computed beside it, so that its fused kernel stays in use, some images at a
+    time; softmax in float32. ``bias`` (heads, T, T) is the position bias that the blocks of a Beit share, ``qkv``
+    (B, T, 3 D) what is known of its projection.
     """
     batch, count, _ = tokens.shape
     of_beit = isinstance(attention, BeitAttention)
@@ -357,14 +373,16 @@ def attention_map(
     queries, keys, _ = qkv.reshape(batch, count, 3, attention.num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
     if not of_beit:
         queries, keys = attention.q_norm(queries), attention.k_norm(keys)
+    several = batch if tokens.is_cuda else max(1, PIECE // (4 * attention.num_heads * count**2))
     with torch.autocast(tokens.device.type, enabled=False):  # which would cast the product back down
-        scores: Tensor = (queries.float() * attention.scale) @ keys.float().transpose(-2, -1)
         if of_beit and attention.relative_position_bias_table is not None:
-            own = attention.relative_position_bias_table[attention.relative_position_index]
-            scores = scores + own.permute(2, 0, 1).float()
-        if bias is not None:
-            scores = scores + bias.float()
-        return scores.softmax(-1)
+            own = attention.relative_position_bias_table[attention.relative_position_index].permute(2, 0, 1).float()
+            bias = own if bias is None else own + bias.float()
+        pieces = []
+        for some, others in zip(torch.split(queries, several), torch.split(keys, several), strict=True):
+            scores: Tensor = (some.float() * attention.scale) @ others.float().transpose(-2, -1)
+            pieces.append(reading((scores if bias is None else scores + bias.float()).softmax(-1)))
+    return {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
 
 
 def not_hidden(values: Tensor, hidden: Tensor, kept: int) -> Tensor:

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -235,12 +236,12 @@ class Loops:
                 self.model.classifier.module(batch)
 
     def attention(self) -> None:
-        """One batch with the attention maps of every block, and what is read from them."""
+        """One batch with what is read from the attention maps of every block."""
         taps = self.model.taps
-        with taps.capture(patches=True, attention=True) as features, self._inference():
+        reading = partial(attention_values, prefix=taps.prefix, grid=taps.grid)
+        readings = dict.fromkeys(range(1, taps.blocks + 1), reading)
+        with taps.capture(patches=True, attention=readings), self._inference():
             self.model.classifier(self.degraded[0])
-            for maps in features.attention.values():
-                attention_values(maps, taps.prefix, taps.grid)
 
     def robustbench(self) -> float:
         """Corrupted batches that lie ready, hits counted, as RobustBench's ``clean_accuracy``: the first of them."""

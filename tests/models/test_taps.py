@@ -26,6 +26,8 @@ from mae_bench.models import ModelError
 from mae_bench.models.taps import KINDS, Features, Taps, taps_of
 
 Build = Callable[..., Any]
+WHOLE_MAPS = dict.fromkeys((1, 2), lambda maps: {"maps": maps})
+"""Reads all of what both blocks of a small transformer attend to."""
 
 
 def images(count: int = 5, seed: int = 0, channels: int = 1) -> Tensor:
@@ -326,7 +328,7 @@ def test_batches_concatenate_to_what_one_pass_gives(small_vit: Build) -> None:
 )
 def test_attention_is_what_the_written_out_softmax_gives(small_vit: Build, changes: dict[str, Any]) -> None:
     network, batch = small_vit(**changes), images(3)
-    with torch.no_grad(), taps_of(network, batch).capture(patches=False, attention=True) as features:
+    with torch.no_grad(), taps_of(network, batch).capture(patches=False, attention=WHOLE_MAPS) as features:
         fused = network(batch)
     seen: list[Tensor] = []
     for block in network.blocks:
@@ -335,17 +337,38 @@ def test_attention_is_what_the_written_out_softmax_gives(small_vit: Build, chang
     with torch.no_grad():
         written_out = network(batch)
     torch.testing.assert_close(fused, written_out, rtol=1e-4, atol=1e-4)
-    assert sorted(features.attention) == [1, 2]
+    assert sorted(features.attention) == [(1, "maps"), (2, "maps")]
     for block, expected in enumerate(seen, start=1):
-        torch.testing.assert_close(features.attention[block], expected, rtol=1e-4, atol=1e-6)
-        torch.testing.assert_close(features.attention[block].sum(-1), torch.ones(expected.shape[:-1]))
+        found = features.attention[block, "maps"]
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(found.sum(-1), torch.ones(expected.shape[:-1]))
+
+
+def test_maps_are_read_some_images_at_a_time_and_of_the_blocks_that_are_named(
+    small_vit: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network, batch = small_vit(), images(5)
+    sizes: list[int] = []
+
+    def own_share(maps: Tensor) -> dict[str, Tensor]:
+        sizes.append(len(maps))
+        return {"own": maps.diagonal(dim1=2, dim2=3)}
+
+    with torch.no_grad(), taps_of(network, batch).capture(patches=False, attention=WHOLE_MAPS) as whole:
+        network(batch)
+    monkeypatch.setattr("mae_bench.models.taps.PIECE", 2 * whole.attention[2, "maps"][0].nbytes)
+    with torch.no_grad(), taps_of(network, batch).capture(patches=False, attention={2: own_share}) as features:
+        network(batch)
+    assert sizes == [2, 2, 1]
+    assert list(features.attention) == [(2, "own")]
+    torch.testing.assert_close(features.attention[2, "own"], whole.attention[2, "maps"].diagonal(dim1=2, dim2=3))
 
 
 def test_attention_is_kept_only_where_asked_for_and_does_not_change_the_logits(small_vit: Build) -> None:
     network, batch = small_vit(), images()
     with torch.no_grad():
         plain = network(batch)
-        with taps_of(network, batch).capture(patches=False, attention=True) as features:
+        with taps_of(network, batch).capture(patches=False, attention=WHOLE_MAPS) as features:
             assert torch.equal(network(batch), plain)
     assert features.attention
     assert not captured(network, batch)[0].attention
@@ -356,7 +379,7 @@ def test_who_has_no_attention_says_why(small_resnet: Build) -> None:
     network = small_resnet()
     taps = taps_of(network, images(2))
     assert taps.attention_reason == "a convolutional network has no attention heads"
-    with torch.no_grad(), taps.capture(patches=False, attention=True) as features:
+    with torch.no_grad(), taps.capture(patches=False, attention=WHOLE_MAPS) as features:
         network(images())
     assert features.attention == {}
 
@@ -667,7 +690,7 @@ def test_attention_of_a_relative_is_the_softmax_or_there_is_a_reason(relative: A
     seen: list[Tensor] = []
     handles = [b.attn.register_forward_pre_hook(lambda _, args: seen.append(args[0])) for b in relative.blocks]
     taps = taps_of(relative, batch)
-    with torch.no_grad(), taps.capture(patches=False, attention=True) as features:
+    with torch.no_grad(), taps.capture(patches=False, attention=WHOLE_MAPS) as features:
         relative(batch)
     for handle in handles:
         handle.remove()
@@ -681,7 +704,7 @@ def test_attention_of_a_relative_is_the_softmax_or_there_is_a_reason(relative: A
     for number, (block, tokens) in enumerate(zip(relative.blocks, seen, strict=True), start=1):
         with torch.no_grad():
             _, expected = heads_by_hand(block.attn, tokens, None, None if bias is None else bias())
-        torch.testing.assert_close(features.attention[number], expected, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(features.attention[number, "maps"], expected, rtol=1e-4, atol=1e-6)
 
 
 def test_a_distilled_vit_drops_patches_and_keeps_both_tokens(scattered: Build) -> None:
@@ -867,7 +890,7 @@ def test_stages_are_means_over_all_their_positions(scattered: Build, name: str) 
     ]
     taps = taps_of(network, batch)
     outputs.clear()
-    with torch.no_grad(), taps.capture(True, attention=True) as features:
+    with torch.no_grad(), taps.capture(True, attention=WHOLE_MAPS) as features:
         logits = network(batch)
     for handle in handles:
         handle.remove()
