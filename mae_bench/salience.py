@@ -72,6 +72,6 @@ class Salience:
         self._blocks[block] = torch.cat(parts)
 
 
-def _attended(maps: Tensor) -> dict[str, Tensor]:
+def _attended(scores: Tensor) -> dict[str, Tensor]:
     """What the class token gives to each patch in one head."""
-    return {"attended": maps[:, HEAD, 0, 1:]}
+    return {"attended": scores[:, HEAD, 0].softmax(-1)[:, 1:]}

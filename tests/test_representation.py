@@ -157,12 +157,12 @@ def test_attention_is_the_mean_over_the_leading_images(evaluate: Build, vit: Loa
     evaluation = evaluate(vit, limit=512)
     found = values_of(evaluation.represent(*HALF))
     images = evaluation.degraded(*HALF, 0, ATTENTION_IMAGES)
-    maps = dict.fromkeys(range(1, vit.taps.blocks + 1), lambda maps: {"maps": maps})
-    with torch.inference_mode(), vit.taps.capture(patches=False, attention=maps) as features:
+    whole = dict.fromkeys(range(1, vit.taps.blocks + 1), lambda scores: {"scores": scores})
+    with torch.inference_mode(), vit.taps.capture(patches=False, attention=whole) as features:
         vit.classifier(images)
     grid = vit.taps.grid
-    for (block, _), attention in features.attention.items():
-        expected = {name: v.double().mean(0) for name, v in attention_values(attention, vit.taps.prefix, grid).items()}
+    for (block, _), scores in features.attention.items():
+        expected = {name: v.double().mean(0) for name, v in attention_values(scores, vit.taps.prefix, grid).items()}
         expected["attention_distance_ratio"] = expected["attention_distance"] / uniform_distance(grid)
         for name in ATTENTION:
             for head, value in enumerate(expected[name].tolist()):
@@ -186,10 +186,10 @@ def test_replicates_are_the_values_without_a_tenth_of_the_images(evaluate: Build
         for name in SEPARABILITY:
             assert made.replicates[column(name, 2, "cls")][g] == pytest.approx(getattr(expected, name)), name
     images = evaluation.degraded(*CLEAN, 0, ATTENTION_IMAGES)
-    maps = {1: lambda maps: {"maps": maps}}
-    with torch.inference_mode(), vit.taps.capture(patches=False, attention=maps) as features:
+    whole = {1: lambda scores: {"scores": scores}}
+    with torch.inference_mode(), vit.taps.capture(patches=False, attention=whole) as features:
         vit.classifier(images)
-    values = attention_values(features.attention[1, "maps"], vit.taps.prefix, vit.taps.grid)
+    values = attention_values(features.attention[1, "scores"], vit.taps.prefix, vit.taps.grid)
     distance = values["attention_distance"].mean(1)
     kept = [i for i in range(ATTENTION_IMAGES) if i % 10 != 7]
     found = made.replicates[column("attention_distance", 1, "patch")][7]

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 INDICATORS = ("attention_distance", "attention_distance_ratio", "attention_entropy")
-_TINY = 1e-30
 
 
 def grid_distances(grid: tuple[int, int]) -> Tensor:
@@ -40,17 +39,24 @@ def uniform_distance(grid: tuple[int, int]) -> float:
     return float(grid_distances(grid).mean())
 
 
-def attention_values(attention: Tensor, prefix: int, grid: tuple[int, int]) -> dict[str, Tensor]:
-    """Per image and head (B, H), from ``attention`` (B, H, T, T) of which the first ``prefix`` tokens are no patches:
-    ``attention_distance``, the mean over patch queries of the distance to what they attend to, and
-    ``attention_entropy``, the mean entropy of their attention over that of uniform attention. What goes to other
-    tokens is left out, and the rest made to sum to one; a query that gives nothing to any patch counts as 0 in both.
+def attention_values(scores: Tensor, prefix: int, grid: tuple[int, int]) -> dict[str, Tensor]:
+    """Per image and head (B, H), from attention ``scores`` (B, H, T, T), whose softmax over the last axis is the
+    attention, and of which the first ``prefix`` tokens are no patches: ``attention_distance``, the mean over patch
+    queries of the distance to what they attend to, and ``attention_entropy``, the mean entropy of their attention over
+    that of uniform attention. What goes to other tokens is left out, and the rest made to sum to one.
 
-    >>> values = attention_values(torch.full((1, 1, 2, 2), 0.5), prefix=0, grid=(1, 2))
+    >>> values = attention_values(torch.zeros(1, 1, 2, 2), prefix=0, grid=(1, 2))
     >>> values["attention_distance"].item(), round(values["attention_entropy"].item(), 6)
     (0.25, 1.0)
     """
-    return _values(attention[:, :, prefix:, prefix:], _distances_on(attention.device, grid))
+    # the softmax over patches alone is what is left, made to sum to one
+    logarithms = scores[:, :, prefix:, prefix:].float().log_softmax(-1)
+    attention = logarithms.exp()
+    most = math.log(max(attention.shape[-1], 2))
+    return {
+        "attention_distance": torch.linalg.vecdot(attention, _distances_on(scores.device, grid)).mean(-1),
+        "attention_entropy": -torch.linalg.vecdot(attention, logarithms).mean(-1) / most,
+    }
 
 
 @lru_cache
@@ -58,20 +64,3 @@ def _distances_on(device: torch.device, grid: tuple[int, int]) -> Tensor:
     # what is kept may be used in another mode than the one that it is made in
     with torch.inference_mode(False):
         return grid_distances(grid).to(device, torch.float32)
-
-
-def _values(attention: Tensor, distances: Tensor) -> dict[str, Tensor]:
-    """Of ``attention`` (B, H, P, P) between patches, which need not sum to one: with a of each key and A of all, the
-    distance is sum(a d) / A, and the entropy log(A) - sum(a log(a)) / A, so that nothing is divided key by key.
-    """
-    patches = attention.float().contiguous()
-    given = patches.sum(-1)
-    total = given.clamp_min(_TINY)
-    # torch.xlogy would need no least value, and takes twice as long
-    entropy = total.log() - torch.linalg.vecdot(patches, patches.clamp_min(_TINY).log_()) / total
-    entropy = entropy.where(given >= _TINY, 0)
-    most = math.log(max(patches.shape[-1], 2))
-    return {
-        "attention_distance": (torch.linalg.vecdot(patches, distances) / total).mean(-1),
-        "attention_entropy": entropy.mean(-1) / most,
-    }

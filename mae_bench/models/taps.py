@@ -38,9 +38,11 @@ AFTER_HEADS = {
 }
 """The part of each of timm's attentions that takes what the heads give, before any norm, gate or projection."""
 PIECE = 1 << 19
-"""Bytes of attention maps that a processor makes and reads at a time, so that they stay in its cache."""
+"""Bytes of attention scores that a processor makes and reads at a time, so that they stay in its cache."""
 Reading = Callable[[Tensor], Mapping[str, Tensor]]
-"""What is read from attention maps (B, heads, T, T), by name: (B, ...) each."""
+"""What is read from attention scores (B, heads, T, T), whose softmax over the last axis is the attention map, by name:
+(B, ...) each.
+"""
 
 
 @dataclass
@@ -49,7 +51,7 @@ class Features:
 
     ``tokens[layer, kind]`` is (B, D), for ``patch`` (B, P, D); ``heads[block, kind]`` is the output of the
     heads before the output projection, (B, heads, d), for ``patch`` (B, P, heads, d). ``attention[block, name]`` is
-    what was read under that name from the attention maps of a block, (B, ...).
+    what was read under that name from the attention scores of a block, (B, ...).
     """
 
     tokens: dict[tuple[int, str], Tensor] = field(default_factory=dict)
@@ -123,8 +125,8 @@ class Taps:
     @contextmanager
     def capture(self, patches: bool, attention: Mapping[int, Reading] | None = None) -> Iterator[Features]:
         """Features of the forward passes run inside; ``patches`` asks for the ``patch`` kind too, ``attention`` says by
-        block what is to be read from attention maps, where they can be had. No map is kept, for all of them together
-        are gigabytes.
+        block what is to be read from attention scores, where they can be had. They are not kept, for all of them
+        together are gigabytes.
         """
         features = Features()
         handles: list[RemovableHandle] = []
@@ -359,10 +361,10 @@ def read_attention(
     bias: Tensor | None = None,
     qkv: Tensor | None = None,
 ) -> dict[str, Tensor]:
-    """What ``reading`` finds in the maps (B, heads, T, T) that timm's plain ``attention``, or that of Beit, makes of
-    its input ``tokens`` (B, T, D). They are computed beside it, so that its fused kernel stays in use, some images at a
-    time; softmax in float32. ``bias`` (heads, T, T) is the position bias that the blocks of a Beit share, ``qkv``
-    (B, T, 3 D) what is known of its projection.
+    """What ``reading`` finds in the scores (B, heads, T, T), float32, that timm's plain ``attention``, or that of Beit,
+    gives for its input ``tokens`` (B, T, D). They are computed beside it, so that its fused kernel stays in use, some
+    images at a time. ``bias`` (heads, T, T) is the position bias that the blocks of a Beit share, ``qkv`` (B, T, 3 D)
+    what is known of its projection.
     """
     batch, count, _ = tokens.shape
     of_beit = isinstance(attention, BeitAttention)
@@ -381,7 +383,7 @@ def read_attention(
         pieces = []
         for some, others in zip(torch.split(queries, several), torch.split(keys, several), strict=True):
             scores: Tensor = (some.float() * attention.scale) @ others.float().transpose(-2, -1)
-            pieces.append(reading((scores if bias is None else scores + bias.float()).softmax(-1)))
+            pieces.append(reading(scores if bias is None else scores + bias.float()))
     return {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
 
 

@@ -378,10 +378,10 @@ def test_the_taps_of_a_probed_encoder_are_those_of_the_encoder(encoder: Any, tmp
     model = reading(encoder, TrainingImages(), tmp_path)
     batch = torch.randn(3, 1, 28, 28, generator=torch.Generator().manual_seed(0))
     taps = taps_of(model, batch)
-    maps = dict.fromkeys((1, 2), lambda maps: {"maps": maps})
-    with torch.no_grad(), taps.capture(patches=True, attention=maps) as features:
+    scores = dict.fromkeys((1, 2), lambda scores: {"scores": scores})
+    with torch.no_grad(), taps.capture(patches=True, attention=scores) as features:
         logits = model(batch)
-    with torch.no_grad(), taps_of(encoder, batch).capture(patches=True, attention=maps) as expected:
+    with torch.no_grad(), taps_of(encoder, batch).capture(patches=True, attention=scores) as expected:
         encoder(batch)
     assert (taps.reason, taps.grid, taps.blocks) == (None, (4, 4), 2)
     for mine, whole in ((features.tokens, expected.tokens), (features.heads, expected.heads)):

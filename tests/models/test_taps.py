@@ -26,7 +26,7 @@ from mae_bench.models import ModelError
 from mae_bench.models.taps import KINDS, Features, Taps, taps_of
 
 Build = Callable[..., Any]
-WHOLE_MAPS = dict.fromkeys((1, 2), lambda maps: {"maps": maps})
+WHOLE_MAPS = dict.fromkeys((1, 2), lambda scores: {"maps": scores.softmax(-1)})
 """Reads all of what both blocks of a small transformer attend to."""
 
 
@@ -350,9 +350,9 @@ def test_maps_are_read_some_images_at_a_time_and_of_the_blocks_that_are_named(
     network, batch = small_vit(), images(5)
     sizes: list[int] = []
 
-    def own_share(maps: Tensor) -> dict[str, Tensor]:
-        sizes.append(len(maps))
-        return {"own": maps.diagonal(dim1=2, dim2=3)}
+    def own_share(scores: Tensor) -> dict[str, Tensor]:
+        sizes.append(len(scores))
+        return {"own": scores.softmax(-1).diagonal(dim1=2, dim2=3)}
 
     with torch.no_grad(), taps_of(network, batch).capture(patches=False, attention=WHOLE_MAPS) as whole:
         network(batch)
