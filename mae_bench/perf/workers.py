@@ -52,6 +52,7 @@ import pytest
 
 
 @pytest.mark.blur
+@pytest.mark.occlusion
 def test_cell(cell):
     cell.check()
 """
@@ -67,7 +68,7 @@ def measured(conditions: Conditions) -> Findings:
         for workers in (1, 2)[:: -1 if turn % 2 else 1]:
             spans[workers].append(_span(workers, cores[:workers], IMAGES))
             rates[workers].append(_rate(cores[:workers]))
-    case = f"{' and '.join(MODELS)}, blur, {IMAGES:,} images"
+    case = f"{' and '.join(MODELS)}, blur and occlusion, {IMAGES:,} images"
     found = [
         Measurement.of(SECTION, case, f"{workers} worker{'s' * (workers > 1)}", "s", Spread.of(each))
         for workers, each in spans.items()
