@@ -99,7 +99,8 @@ def separable(images: Tensor, kernel: tuple[float, ...], border: str, method: Me
         blurred: Tensor = filter2d_separable(images, line, line, border_type=_PAD_MODE[border])
         return blurred
     height, width = images.shape[-2:]
-    if images.device.type != "cpu" or max(height, width) <= 2 * _BAND:
+    # what is written into room of its own has no gradient
+    if images.device.type != "cpu" or (images.requires_grad and torch.is_grad_enabled()):
         rows, columns = (_toeplitz(side, kernel, border, images.device) for side in (height, width))
         return rows @ (images @ columns.mT)
     planes = images.reshape(-1, height, width).contiguous()  # also where channels come last
@@ -183,8 +184,9 @@ def _toeplitz(size: int, kernel: tuple[float, ...], border: str, device: torch.d
 def _bands(size: int, kernel: tuple[float, ...], border: str) -> tuple[_Band, ...]:
     bands = []
     matrix = _toeplitz(size, kernel, border, torch.device("cpu"))
-    for start in range(0, size, _BAND):
-        rows = matrix[start : start + _BAND]
+    step = _BAND if size > 2 * _BAND else size  # a short line is a single band
+    for start in range(0, size, step):
+        rows = matrix[start : start + step]
         used = rows.any(0).nonzero()
         of = slice(int(used[0]), int(used[-1]) + 1)
         bands.append(_Band(slice(start, start + len(rows)), of, rows[:, of].contiguous()))
