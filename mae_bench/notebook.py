@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime
 from os import PathLike
 from pathlib import Path
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from mae_bench.evaluation import Settings
+    from mae_bench.store import RunDirectory
 
 Told = Callable[[int, int, str], None]
 """What is told of progress: how many cells are finished, of how many, and the id of the last one."""
@@ -49,6 +51,7 @@ def evaluate(
     dtype: str = "auto",
     batch_size: int | None = None,
     threads: int | None = None,
+    run: str | PathLike[str] | None = None,
     progress: bool | Told | None = None,
 ) -> Results:
     """The cells of one or several models, clean and degraded, with the rows that ``pytest benchmarks`` gives them.
@@ -71,6 +74,9 @@ def evaluate(
             ``float16``.
         batch_size: images per forward pass; by default chosen.
         threads: of a CPU; by default as many as there are cores.
+        run: a run directory, in which each cell is kept as soon as it is finished. What it holds of the same weights,
+            images and settings is not evaluated again, so that a call that was stopped goes on when it is repeated. By
+            default what is finished is lost where a later cell cannot be.
         progress: True for a bar, False for none, or a function that is told how many cells are finished, of how many,
             and the id of the last; by default a bar where standard error is a terminal.
 
@@ -97,31 +103,60 @@ def evaluate(
     if dtype not in DTYPES:
         raise ArgumentError(f"dtype {dtype!r}: {near_name(dtype, DTYPES)}")
     folder = None if data is None else Path(data).expanduser()
-    with _explained(), process_left_as_it_was(), tempfile.TemporaryDirectory(prefix="mae_bench-") as scratch:
+    cells = [Cell(subject.entry.name, kind.name, level) for subject in subjects for kind, level in conditions]
+    with _explained(), process_left_as_it_was():
         entry.check(folder)
-        from mae_bench.executors.local import LocalExecutor
-        from mae_bench.store import RunDirectory
-
         settings = _settings(device, dtype, batch_size, seed, entry.default_limit if limit is None else limit, threads)
-        name = f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
-        run = RunDirectory.create(Path(scratch) / name, resume=False)
-        executor = LocalExecutor(entry, folder, settings, run, resume=False)
-        finished = []
-        with _told(progress, len(subjects) * len(conditions)) as told:
-            for subject in subjects:
-                with module_left_as_it_was(subject.module):
-                    try:
-                        executor.load(subject.entry, subject.build)
-                        executor.prepare()
-                        for kind, level in conditions:
-                            cell = Cell(subject.entry.name, kind.name, level)
-                            finished.append(executor.run(cell)[0])
-                            told(len(finished), len(subjects) * len(conditions), cell.id)
-                    finally:
-                        executor.release()
-        images = run.images()
-        assert images is not None
-        return Results(tuple(finished), images, run.models(), run.manifest() or {})
+        with _directory(run) as directory:
+            from mae_bench.executors.local import LocalExecutor
+            from mae_bench.store import of_one_setting
+
+            directory.write_plan([cell.id for cell in cells], [])
+            executor = LocalExecutor(entry, folder, settings, directory, resume=run is not None)
+            finished = []
+            with _told(progress, len(cells)) as told:
+                for subject in subjects:
+                    with module_left_as_it_was(subject.module):
+                        try:
+                            executor.load(subject.entry, subject.build)
+                            executor.prepare()
+                            for cell in (cell for cell in cells if cell.model == subject.entry.name):
+                                finished.append(executor.run(cell)[0])
+                                told(len(finished), len(cells), cell.id)
+                        finally:
+                            executor.release()
+            images = directory.images()
+            assert images is not None
+            results = Results(tuple(finished), images, directory.models(), directory.manifest() or {})
+            if run is not None:
+                # beside them there may be cells of other calls, those of other settings too
+                like = of_one_setting(directory.cells(), {cell.id for cell in cells})
+                replace(results, cells=tuple(like)).write_tables(directory)
+            return results
+
+
+@contextmanager
+def _directory(run: str | PathLike[str] | None) -> Iterator[RunDirectory]:
+    """The directory of finished cells: the one that is named, in which no other session writes meanwhile, or one that
+    goes when it is not needed any more.
+    """
+    from mae_bench.store import RunDirectory
+
+    if run is None:
+        with tempfile.TemporaryDirectory(prefix="mae_bench-") as scratch:
+            name = f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+            yield RunDirectory.create(Path(scratch) / name, resume=False)
+        return
+    directory = RunDirectory.create(Path(run).expanduser(), resume=True)
+    directory.hold()
+    try:
+        yield directory
+    except BaseException as error:
+        error.add_note(f"What is finished is kept in {directory.path}; the same call goes on with the rest.")
+        raise
+    finally:
+        directory.remove_scratch()
+        directory.release()
 
 
 def _settings(device: str, dtype: str, batch_size: int | None, seed: int, limit: int, threads: int | None) -> Settings:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from mae_bench.paired_comparison import PairedComparison
     from mae_bench.report.contents import Contents
     from mae_bench.rows import CellResult, ResultRow
-    from mae_bench.store import Outcomes
+    from mae_bench.store import Outcomes, RunDirectory
 
 SHOWN_AT_MOST = 60
 """Lines of the table as which results are shown."""
@@ -69,7 +69,7 @@ class Results:
             BenchError: ``folder`` is not empty, or cannot be written.
         """
         from mae_bench.atomic import folder_written_whole
-        from mae_bench.store import RunDirectory, StoreError, cell_of, write_atomically
+        from mae_bench.store import RunDirectory, StoreError, cell_of
 
         place = Path(folder)
         if place.exists() and (not place.is_dir() or any(place.iterdir())):
@@ -84,13 +84,23 @@ class Results:
                     run.write_model_record(record)
                 for result in self.cells:
                     run.write_cell(result)
-                run.merge(
-                    self.images.ids, self.images.labels, self.images.classes, run.cells(), self.images.duplicate_of
-                )
-                write_atomically(private / "leaderboard.md", self.leaderboard.to_markdown().encode())
+                self.write_tables(run)
         except OSError as error:
             raise StoreError(f"{place}: cannot be written ({error}); free or choose another place") from error
         return place
+
+    def write_tables(self, run: RunDirectory) -> None:
+        """Write the tables of these cells into ``run``, the directory that they are of.
+
+        Raises:
+            BenchError: it cannot be written.
+        """
+        from mae_bench.store import cell_of, write_atomically
+
+        images = self.images
+        cells = sorted(self.cells, key=lambda result: cell_of(result.row))
+        run.merge(images.ids, images.labels, images.classes, cells, images.duplicate_of)
+        write_atomically(run.path / "leaderboard.md", self.leaderboard.to_markdown().encode())
 
     # ----------------------------------------------------------------------- what there is
 

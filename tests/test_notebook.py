@@ -19,8 +19,9 @@ from mae_bench.evaluation import Evaluation, Settings
 from mae_bench.models.pool import Pool
 from mae_bench.models.registry import ModelEntry
 from mae_bench.models.zoo import bundled
-from mae_bench.store import cell_of
+from mae_bench.store import RunDirectory, cell_of
 from mae_bench.suites import suite_entry
+from mae_bench.verify import verification
 
 if TYPE_CHECKING:
     from tests.conftest import Project
@@ -162,6 +163,74 @@ def test_nothing_is_left_on_the_disk(project: Project, monkeypatch: pytest.Monke
     evaluate({"colour": colour()}, "imagefolder", "box_blur-7.00", data=data)
     assert set(project.path.rglob("*")) == before
     assert not list(temporary.iterdir())
+
+
+# --------------------------------------------------------------------------- a run directory
+
+
+class Stops(MeanColour):
+    """Fails once it has seen so many images, until it is mended."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.broken = True
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        if self.broken and self.images >= 50:
+            raise RuntimeError("power cut")
+        return super().forward(images)
+
+
+def test_what_is_finished_is_kept_and_the_same_call_goes_on(project: Project) -> None:
+    data = project.images()
+    network = Stops()
+    names = ["box_blur", "center_block"]
+
+    def call(run: Path | None) -> Results:
+        return evaluate({"colour": colour(network)}, "imagefolder", names, data=data, threads=1, run=run)
+
+    run = project.path / "run"
+    with pytest.raises(Exception, match="power cut") as stopped:
+        call(run)
+    assert stopped.value.__notes__[-1] == f"What is finished is kept in {run}; the same call goes on with the rest."
+    left = RunDirectory(run)
+    kept = [cell_of(result.row).id for result in left.cells()]
+    assert kept
+    assert left.unfinished()
+    network.broken, seen = False, network.images
+    results = call(run)
+    whole = network.images
+    assert not left.unfinished()
+    assert lasting(call(run)) == lasting(results)
+    to_try = network.images - whole
+    assert to_try < 15
+    # beside those on which it is tried, a clean pass and the cells that were left
+    assert whole - seen == to_try + 15 * (1 + len(results.cells) - len(kept))
+    assert lasting(results) == lasting(call(None))
+    assert lasting(Results.load(run)) == lasting(results)
+    assert verification(run).findings == ()
+    assert not left.scratch.exists()
+
+
+def test_tables_of_a_run_directory_are_of_like_cells_alone(project: Project) -> None:
+    data, run = project.images(), project.path / "run"
+    for seed in (0, 1):
+        evaluate({"colour": colour()}, "imagefolder", "random_patch-0.50", data=data, seed=seed, run=run)
+    evaluate({"colour": colour()}, "imagefolder", "box_blur-7.00", data=data, seed=1, run=run)
+    assert {result.row.seed for result in RunDirectory(run).cells()} == {1}
+    assert [cell_of(row).condition for row in Results.load(run).rows] == [
+        "clean-0.00",
+        "box_blur-7.00",
+        "random_patch-0.50",
+    ]
+
+
+def test_a_run_directory_has_one_writer(project: Project) -> None:
+    other = RunDirectory.create(project.path / "run", resume=False)
+    other.hold()
+    with pytest.raises(BenchError, match="is being written by another session"):
+        evaluate({"colour": colour()}, "imagefolder", data=project.images(), run=other.path)
+    other.release()
 
 
 # --------------------------------------------------------------------------- progress
