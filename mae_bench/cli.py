@@ -908,6 +908,9 @@ def perf(
 
         mae-bench perf --only engine --against results/performance/cpu.json
     """
+    from mae_bench.machine import ask_for_large_pages
+
+    ask_for_large_pages()  # before the first tensor, as a session of pytest does
     import torch
 
     from mae_bench.executors.local import resolved_device

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
-from mae_bench.machine import libraries, machine, processor
+from mae_bench.machine import ask_for_large_pages, libraries, machine, processor
 
 INTEL = """processor	: 0
 vendor_id	: GenuineIntel
@@ -61,3 +62,26 @@ def test_libraries_are_named_with_their_versions() -> None:
     words = libraries().split()
     assert words[::2] == ["kornia", "numpy", "pillow", "timm", "torchvision"]
     assert all(version[0].isdigit() for version in words[1::2])
+
+
+@pytest.mark.parametrize(
+    ("kernel", "before", "after"),
+    [
+        ("always [madvise] never", None, "1"),
+        ("[always] madvise never", None, "1"),
+        ("always madvise [never]", None, None),
+        (None, None, None),
+        ("always [madvise] never", "0", "0"),
+    ],
+)
+def test_large_pages_are_asked_for_where_they_can_be_had_and_nobody_decided(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kernel: str | None, before: str | None, after: str | None
+) -> None:
+    monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", before or "")  # so that what is set here does not stay
+    if before is None:
+        monkeypatch.delenv("THP_MEM_ALLOC_ENABLE")
+    if kernel is not None:
+        (tmp_path / "enabled").write_text(kernel + "\n")
+    monkeypatch.setattr("mae_bench.machine.LARGE_PAGES", tmp_path / "enabled")
+    ask_for_large_pages()
+    assert os.environ.get("THP_MEM_ALLOC_ENABLE") == after

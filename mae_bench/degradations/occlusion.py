@@ -120,7 +120,8 @@ def of_cells(cells: Tensor, size: tuple[int, int], offset: bool = False) -> Tens
     """
     grid = math.isqrt(cells.shape[1])
     rows, columns = (_cell_of_pixel(side, grid, offset, cells.device) for side in size)
-    return cells.reshape(-1, grid, grid)[:, rows][:, :, columns]
+    # in this order, and so selected, whole lines are copied
+    return cells.reshape(-1, grid, grid).index_select(2, columns).index_select(1, rows)
 
 
 def hidden_tokens(level: float, setting: Setting, grid: tuple[int, int]) -> Tensor:

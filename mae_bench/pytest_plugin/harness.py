@@ -265,9 +265,11 @@ class Harness:
 
     @cached_property
     def executor(self) -> LocalExecutor:
+        from mae_bench.machine import ask_for_large_pages, cores
+
+        ask_for_large_pages()  # before the first tensor
         from mae_bench.evaluation import Settings
         from mae_bench.executors.local import LocalExecutor, resolved_device, resolved_dtype
-        from mae_bench.machine import cores
         from mae_bench.store import RunDirectory
 
         batch = self.options["batch-size"]
