@@ -176,6 +176,7 @@ def _become(arguments: Sequence[str], folder: str, environment: Mapping[str, str
         os.chdir(folder)
         os.environ.clear()
         os.environ.update(environment)
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell ignores for what it starts behind it
         place = arguments.index("-c")
         sys.argv = ["-c", *arguments[place + 2 :]]
         sys.path.insert(0, "")

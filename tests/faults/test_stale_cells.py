@@ -151,7 +151,7 @@ def torch_version(project: Project, patch: pytest.MonkeyPatch) -> tuple[str, ...
 
 
 def mae_bench_version(project: Project, patch: pytest.MonkeyPatch) -> tuple[str, ...]:  # noqa: ARG001
-    patch.setattr("mae_bench.evaluation.version", lambda _: "9.9")
+    patch.setattr("mae_bench.evaluation.software", lambda: "9.9")
     return ()
 
 
