@@ -85,9 +85,10 @@ def _drawn_in_cache(keys: Tensor, positions: int, seed: int, stream: str, rounds
     label = _label(seed, stream)
     columns = max(1, min(positions, _COUNTERS))
     rows = max(1, _COUNTERS // columns)
+    room = np.empty((6, min(rows, len(keys)), columns), np.uint64)
     for first, start in product(range(0, len(keys), rows), range(0, positions, columns)):
         place = slice(first, min(first + rows, len(keys))), slice(start, min(start + columns, positions))
-        c0, c1, c2, c3, p0, p1 = np.empty((6, *(part.stop - part.start for part in place)), np.uint64)
+        c0, c1, c2, c3, p0, p1 = room[:, : place[0].stop - first, : place[1].stop - start]
         c0[:] = np.arange(place[1].start, place[1].stop, dtype=np.uint64)
         c1[:], c2[:], c3[:] = 0, label, seed
         for k0, k1 in keys_of_rounds[place[0], :, :, None].transpose(1, 2, 0, 3):
