@@ -7,7 +7,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mae_bench.cells import Level
+from mae_bench.degradations import CORRUPTIONS, Setting
 from mae_bench.degradations.parts import ONE_IMAGE, by_parts, parts
+
+BY_PARTS = (
+    "gaussian_noise", "shot_noise", "impulse_noise", "speckle_noise", "zoom_blur", "fog", "pixelate",
+    "jpeg_compression",
+)  # fmt: skip
+"""Corruptions in which no sum is a matrix product, so that not even its rounding knows of the batch."""
 
 
 @settings(max_examples=60, deadline=None)
@@ -37,3 +45,16 @@ def test_what_is_changed_by_parts_is_what_is_changed_at_once(dtype: torch.dtype)
         changed = by_parts(batch, lambda part, batch=batch: batch[part].float() / 3)  # type: ignore[misc]
         assert changed.dtype == dtype
         assert torch.equal(changed, (batch.float() / 3).to(dtype))
+
+
+@pytest.mark.parametrize("name", BY_PARTS)
+def test_in_a_batch_of_several_parts_an_image_is_to_the_bit_what_it_is_alone(name: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(7, 3, 150, 160, generator=generator)
+    keys = torch.randint(-(2**62), 2**62, (7,), generator=generator)
+    assert 1 < len(parts(images)) < len(images)
+    level = Level(3.0, severity=True)
+    whole = CORRUPTIONS[name].apply(images, level, Setting(keys, 5, 224, (0.5, 0.5, 0.5)))
+    for i in range(len(images)):
+        alone = Setting(keys[i : i + 1], 5, 224, (0.5, 0.5, 0.5))
+        assert torch.equal(CORRUPTIONS[name].apply(images[i : i + 1], level, alone), whole[i : i + 1])
