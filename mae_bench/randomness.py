@@ -83,7 +83,8 @@ def _drawn_in_cache(keys: Tensor, positions: int, seed: int, stream: str, rounds
     weyl = np.array([_W0, _W1], np.uint64) * np.arange(rounds, dtype=np.uint64)[:, None]
     keys_of_rounds = (np.stack((keys & _LOW, keys >> 32), -1).view(np.uint64)[:, None] + weyl) & low
     label = _label(seed, stream)
-    columns = max(1, min(positions, _COUNTERS))
+    # in pieces alike, since a small one takes as many calls as a large one
+    columns = max(1, math.ceil(positions / max(1, math.ceil(positions / _COUNTERS))))
     rows = max(1, _COUNTERS // columns)
     room = np.empty((6, min(rows, len(keys)), columns), np.uint64)
     for first, start in product(range(0, len(keys), rows), range(0, positions, columns)):
