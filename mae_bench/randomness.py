@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Iterator
 from itertools import product
 
 import numpy as np
@@ -20,7 +21,7 @@ _COUNTERS = 16384
 core with AVX2 1,024 take 3.7 times, 4,096 1.5 times as long.
 """
 
-Words = NDArray[np.int64]
+Drawn = tuple[tuple[slice, slice], NDArray[np.uint32]]
 
 
 def philox(counter: tuple[Tensor | int, ...], key: tuple[Tensor, Tensor], rounds: int = 10) -> tuple[Tensor, ...]:
@@ -52,11 +53,12 @@ def random_words(keys: Tensor, count: int, seed: int, stream: str) -> Tensor:
     Raises:
         ValueError: the seed does not fit 32 bits.
     """
-    if not 0 <= seed < 2**32:
-        raise ValueError(f"seed {seed} is outside 0..{2**32 - 1}")
-    label = int.from_bytes(hashlib.sha256(stream.encode()).digest()[:4], "little")
+    label = _label(seed, stream)
     if keys.device.type == "cpu":
-        return torch.from_numpy(_words_in_cache(keys.numpy(), math.ceil(count / 4), label, seed)).flatten(1)[:, :count]
+        wide = np.empty((len(keys), math.ceil(count / 4), 4), np.int64)
+        for place, drawn in _drawn_in_cache(keys, wide.shape[1], seed, stream):
+            wide[place] = drawn
+        return torch.from_numpy(wide).flatten(1)[:, :count]
     position = torch.arange(math.ceil(count / 4), device=keys.device)[None, :]
     key = ((keys & _LOW)[:, None], ((keys >> 32) & _LOW)[:, None])
     zero = torch.zeros_like(position)
@@ -64,55 +66,79 @@ def random_words(keys: Tensor, count: int, seed: int, stream: str) -> Tensor:
     return torch.stack(words, dim=-1).reshape(len(keys), 4 * position.shape[1])[:, :count]
 
 
-def _words_in_cache(keys: NDArray[np.int64], positions: int, label: int, seed: int, rounds: int = 10) -> Words:
-    """(B, positions, 4): :func:`philox` of the counters (position, 0, ``label``, ``seed``), few at a time and in place,
-    so that what is worked on stays in the cache of a CPU; by numpy, whose operations on few numbers cost less to call.
+def _label(seed: int, stream: str) -> int:
+    """The word that stands for ``stream``."""
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"seed {seed} is outside 0..{2**32 - 1}")
+    return int.from_bytes(hashlib.sha256(stream.encode()).digest()[:4], "little")
+
+
+def _drawn_in_cache(keys: Tensor, positions: int, seed: int, stream: str, rounds: int = 10) -> Iterator[Drawn]:
+    """:func:`philox` of the counters (position, 0, label, ``seed``), few at a time and in place, so that what is worked
+    on stays in the cache of a CPU; by numpy, whose operations on few numbers cost less to call. Each time the place,
+    images and positions, and its words (images, positions, 4), which the caller may change.
     """
-    low, half = np.uint64(_LOW), np.uint64(32)
-    words = np.empty((len(keys), positions, 4), np.uint64)
-    columns = max(1, min(positions, _COUNTERS))
+    # an array without dimensions is an operand at once, a number only after a conversion
+    low, half, m0, m1 = (np.array(number, np.uint64) for number in (_LOW, 32, _M0, _M1))
+    weyl = np.array([_W0, _W1], np.uint64) * np.arange(rounds, dtype=np.uint64)[:, None]
+    keys_of_rounds = (np.stack((keys & _LOW, keys >> 32), -1).view(np.uint64)[:, None] + weyl) & low
+    label = _label(seed, stream)
+    # in pieces alike, since a small one takes as many calls as a large one
+    columns = max(1, math.ceil(positions / max(1, math.ceil(positions / _COUNTERS))))
     rows = max(1, _COUNTERS // columns)
+    room = np.empty((6, min(rows, len(keys)), columns), np.uint64)
     for first, start in product(range(0, len(keys), rows), range(0, positions, columns)):
-        part = words[first : first + rows, start : start + columns]
-        c0, c1, c2, c3, p0, p1 = np.empty((6, *part.shape[:2]), np.uint64)
-        c0[:] = np.arange(start, start + part.shape[1], dtype=np.uint64)
+        place = slice(first, min(first + rows, len(keys))), slice(start, min(start + columns, positions))
+        c0, c1, c2, c3, p0, p1 = room[:, : place[0].stop - first, : place[1].stop - start]
+        c0[:] = np.arange(place[1].start, place[1].stop, dtype=np.uint64)
         c1[:], c2[:], c3[:] = 0, label, seed
-        key = keys[first : first + rows, None].view(np.uint64)
-        k0, k1 = key & low, key >> half
-        for _ in range(rounds):
-            np.multiply(c0, np.uint64(_M0), out=p0)
-            np.multiply(c2, np.uint64(_M1), out=p1)
+        for k0, k1 in keys_of_rounds[place[0], :, :, None].transpose(1, 2, 0, 3):
+            np.multiply(c0, m0, p0)
+            np.multiply(c2, m1, p1)
             # what lies above 32 bits of c1 and c3 is cut off with the rest
             for counter, product_, other, k in ((c0, p1, c1, k0), (c2, p0, c3, k1)):
-                np.right_shift(product_, half, out=counter)
-                counter ^= other
-                counter ^= k
-                counter &= low
+                np.right_shift(product_, half, counter)
+                np.bitwise_xor(counter, other, counter)
+                np.bitwise_xor(counter, k, counter)
+                np.bitwise_and(counter, low, counter)
             c1, p1, c3, p0 = p1, c1, p0, c3
-            k0, k1 = (k0 + np.uint64(_W0)) & low, (k1 + np.uint64(_W1)) & low
-        c1 &= low
-        c3 &= low
-        for place, word in enumerate((c0, c1, c2, c3)):
-            part[..., place] = word
-    return words.view(np.int64)
+        words = np.empty((*c0.shape, 4), np.uint32)
+        for index, word in enumerate((c0, c1, c2, c3)):
+            # 64 bits are cut to the lower 32
+            words[..., index] = word
+        yield place, words
 
 
 def random_uniform(keys: Tensor, count: int, seed: int, stream: str) -> Tensor:
     """(B, count) float32 uniform on [0, 1): the upper 24 bits of :func:`random_words`, exact on every device."""
-    return random_words(keys, count, seed, stream).bitwise_right_shift_(8).to(torch.float32).mul_(2.0**-24)
+    if keys.device.type != "cpu":
+        return random_words(keys, count, seed, stream).bitwise_right_shift_(8).to(torch.float32).mul_(2.0**-24)
+    uniform = np.empty((len(keys), math.ceil(count / 4), 4), np.float32)
+    for place, drawn in _drawn_in_cache(keys, uniform.shape[1], seed, stream):
+        drawn >>= 8
+        uniform[place] = drawn.view(np.int32)
+        uniform[place] *= np.float32(2.0**-24)
+    return torch.from_numpy(uniform).flatten(1)[:, :count]
 
 
 def random_normal(keys: Tensor, count: int, seed: int, stream: str) -> Tensor:
     """(B, count) float32 standard normal numbers, two from each pair of :func:`random_words` (Box and Muller 1958);
     none lies beyond 6.7, where the tail holds 2e-11.
     """
-    words = random_words(keys, 2 * math.ceil(count / 2), seed, stream).reshape(-1, 2)
-    normals = torch.empty(words.shape, device=keys.device)
-    at_a_time = _COUNTERS if keys.device.type == "cpu" else max(1, len(words))
-    for pairs, numbers in zip(torch.split(words, at_a_time), torch.split(normals, at_a_time), strict=True):
-        # the words of a pair in (0, 1] and [0, 1); all their 32 bits count for the tail
-        radius = pairs[:, 0].double().add_(1).mul_(2.0**-32).log_().mul_(-2).sqrt_()
-        angle = pairs[:, 1].double().mul_(2.0**-32 * 2 * math.pi)
-        numbers[:, 0] = angle.cos().mul_(radius)
-        numbers[:, 1] = angle.sin_().mul_(radius)
-    return normals.view(len(keys), 2 * math.ceil(count / 2))[:, :count]
+    if keys.device.type != "cpu":
+        words = random_words(keys, 2 * math.ceil(count / 2), seed, stream)
+        pairs = _normal_pairs(words[:, 0::2].double(), words[:, 1::2].double())
+        return torch.stack(pairs, -1).float().flatten(1)[:, :count]
+    normals = np.empty((len(keys), math.ceil(count / 4), 4), np.float32)
+    for place, drawn in _drawn_in_cache(keys, normals.shape[1], seed, stream):
+        part, numbers = normals[place], (torch.from_numpy(drawn[..., of::2].astype(np.float64)) for of in (0, 1))
+        part[..., 0::2], part[..., 1::2] = _normal_pairs(*numbers)
+    return torch.from_numpy(normals).flatten(1)[:, :count]
+
+
+def _normal_pairs(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """Two normal numbers from each two words, all float64; the words are overwritten."""
+    # the words of a pair in (0, 1] and [0, 1); all their 32 bits count for the tail
+    radius = first.add_(1).mul_(2.0**-32).log_().mul_(-2).sqrt_()
+    angle = second.mul_(2.0**-32 * 2 * math.pi)
+    return angle.cos().mul_(radius), angle.sin_().mul_(radius)

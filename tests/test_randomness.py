@@ -142,8 +142,8 @@ def test_normal_numbers_are_those_of_box_and_muller(keys: list[int], count: int,
 
 
 def test_normal_numbers_are_finite_at_either_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    ends = torch.tensor([[0, 0, 0, 2**31, 2**32 - 1, 0, 2**32 - 1, 2**32 - 1]])
-    monkeypatch.setattr(randomness, "random_words", lambda *_: ends)
+    ends = np.array([[[0, 0, 0, 2**31], [2**32 - 1, 0, 2**32 - 1, 2**32 - 1]]], np.uint32)
+    monkeypatch.setattr(randomness, "_drawn_in_cache", lambda *_: [((slice(0, 1), slice(0, 2)), ends)])
     normals = random_normal(one(0), 8, 0, "stream")[0].tolist()
     farthest = math.sqrt(64 * math.log(2))
     assert normals == pytest.approx([farthest, 0, -farthest, 0, 0, 0, 0, 0], rel=1e-7, abs=1e-14)

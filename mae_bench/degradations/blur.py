@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import reduce
 
 import numpy as np
 import torch
@@ -28,6 +29,7 @@ from mae_bench.degradations.convolution import (
     separable,
     separable_method,
 )
+from mae_bench.degradations.parts import by_parts, parts
 from mae_bench.degradations.severity import LARGE, SEVERITIES
 from mae_bench.randomness import random_uniform, random_words
 
@@ -237,11 +239,14 @@ def glass_offsets(
     """How far right of and below each pixel another one is taken, in each iteration: (B, iterations, H, W) integers
     uniform on -max_delta to max_delta - 1.
     """
-    words = random_words(keys, iterations * size[0] * size[1], seed, "glass_blur")
-    # a fraction times the choices: its integer part is one number, and what is left of it gives the next
-    right = words.view(len(keys), iterations, *size).mul_(2 * max_delta)
-    below = right.bitwise_and(0xFFFFFFFF).mul_(2 * max_delta)
-    return right.bitwise_right_shift_(32).sub_(max_delta), below.bitwise_right_shift_(32).sub_(max_delta)
+    right, below = torch.empty(2, len(keys), iterations, *size, dtype=torch.int32, device=keys.device)
+    for part in parts(right):
+        # a fraction times the choices: its integer part is one number, and what is left of it gives the next
+        words = random_words(keys[part], iterations * size[0] * size[1], seed, "glass_blur").mul_(2 * max_delta)
+        right[part].flatten(1).copy_(words >> 32).sub_(max_delta)
+        words.bitwise_and_(0xFFFFFFFF).mul_(2 * max_delta).bitwise_right_shift_(32)
+        below[part].flatten(1).copy_(words).sub_(max_delta)
+    return right, below
 
 
 def glass_blur(images: Tensor, sigma: float, max_delta: int, right: Tensor, below: Tensor) -> Tensor:
@@ -250,31 +255,37 @@ def glass_blur(images: Tensor, sigma: float, max_delta: int, right: Tensor, belo
     """
     # the little that is added keeps a surface of one colour the same, however its weighted sum is rounded
     levels = gaussian_filter(images, sigma, "nearest", _TRUNCATION).mul_(255).add_(1e-4).floor_()
-    for iteration in range(right.shape[1]):
-        levels = _replaced(levels, max_delta, right[:, iteration], below[:, iteration])
-    return gaussian_filter(levels.div_(255), sigma, "nearest", _TRUNCATION)
+
+    def replaced(part: slice) -> Tensor:
+        first, *others = (_sources(max_delta, right[part, turn], below[part, turn]) for turn in range(right.shape[1]))
+        # where the pixels of the last iteration come from in the end
+        sources = reduce(lambda before, source: before.index_select(0, source), others, first)
+        channels = levels[part].transpose(0, 1)
+        return channels.flatten(1).index_select(1, sources).view_as(channels).transpose(0, 1).div_(255)
+
+    return gaussian_filter(by_parts(levels, replaced), sigma, "nearest", _TRUNCATION)
 
 
-def _replaced(images: Tensor, margin: int, right: Tensor, below: Tensor) -> Tensor:
-    """``images`` in which one pixel after the other, from the last to the first, but for a ``margin`` has become a copy
-    of that ``right`` of and ``below`` it (B, H, W).
+def _sources(margin: int, right: Tensor, below: Tensor) -> Tensor:
+    """(B * H * W,) int32: of which pixel of all images each one is a copy when one pixel after the other, from the last
+    to the first, but for a ``margin`` has become a copy of that ``right`` of and ``below`` it (B, H, W).
 
     The published code means to swap the two, but its assignment between views of one array copies. What is taken from
     a later pixel is what that one has become by then, and so on along a chain, which is followed in steps of doubling
     length. Fewer than half of all offsets lead to a later pixel: a longer chain than is followed has a probability
     below 2**-64.
     """
-    height, width = images.shape[-2:]
-    place = torch.arange(height * width, device=images.device).view(height, width)
-    row, column = place[:, :1] // width, place[0]
-    changes = (row > margin) & (row <= height - margin) & ((column > margin) & (column <= width - margin))
-    source = (below * width).add_(right).mul_(changes).add_(place).flatten(1)
+    height, width = right.shape[1:]
+    row, column = (torch.arange(side, device=right.device) for side in (height, width))
+    rows, columns = ((line > margin) & (line <= side - margin) for line, side in ((row, height), (column, width)))
+    offset = (below * width).add_(right).mul_(rows[:, None] & columns).int().flatten()
+    place = torch.arange(len(offset), device=right.device, dtype=torch.int32)
+    source = offset.add_(place)
     # what does not change is its own source, and ends a chain as an earlier source does
-    end = torch.maximum(source, place.flatten())
+    end = torch.maximum(source, place)
     for _ in range(_DOUBLINGS):
-        end = end.gather(1, end)
-    copied = source.gather(1, end)[:, None].expand(-1, images.shape[1], -1)
-    return images.flatten(2).gather(2, copied).view_as(images)
+        end = end.index_select(0, end)
+    return source.index_select(0, end)
 
 
 def directional_blur(images: Tensor, radius: float, sigma: float, angle: Tensor) -> Tensor:
@@ -301,16 +312,22 @@ def _steps_ahead(radius: float) -> int:
 
 def zoom_blur(images: Tensor, factors: Sequence[float]) -> Tensor:
     """The zoom blur of ImageNet-C: mean of the image and of its copies enlarged by ``factors``."""
-    total = images.clone()
-    for factor in factors:
-        total += clipped_zoom(images, factor)
-    return total.div_(len(factors) + 1)
+
+    def mean(part: slice) -> Tensor:
+        total = images[part].clone()
+        for factor in factors:
+            total += clipped_zoom(images[part], factor)
+        return total.div_(len(factors) + 1)
+
+    return by_parts(images, mean)
 
 
 def clipped_zoom(images: Tensor, factor: float) -> Tensor:
     """The middle of ``images`` enlarged ``factor`` times, at least 1, to their own size: bilinearly, from the centre of
     the first to that of the last pixel, as ``scipy.ndimage.zoom`` of order 1.
     """
+    if factor == 1:
+        return images
     height, width = images.shape[-2:]
     crops = [math.ceil(side / factor) for side in (height, width)]
     top, left = (height - crops[0]) // 2, (width - crops[1]) // 2

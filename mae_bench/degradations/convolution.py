@@ -15,7 +15,6 @@ rounding of float32; ``kornia`` is the one to read and to test the others agains
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
@@ -24,6 +23,8 @@ from kornia.filters import filter2d, filter2d_separable
 from scipy.fft import next_fast_len
 from torch import Tensor
 from torch.nn.functional import pad
+
+from mae_bench.degradations.parts import parts
 
 Method = Literal["toeplitz", "shift-and-add", "fft", "kornia"]
 Size = tuple[int, int]
@@ -105,8 +106,9 @@ def separable(images: Tensor, kernel: tuple[float, ...], border: str, method: Me
         return rows @ (images @ columns.mT)
     planes = images.reshape(-1, height, width).contiguous()  # also where channels come last
     result = torch.empty_like(planes)
-    between = torch.empty(min(len(planes), _at_a_time(planes)), height, width)
-    for part in _parts(planes):
+    pieces = parts(planes, _CACHED_VALUES)
+    between = torch.empty(pieces[0].stop if pieces else 0, height, width)
+    for part in pieces:
         lines, summed = planes[part], between[: part.stop - part.start]
         for band in _bands(width, kernel, border):
             torch.mm(lines.view(-1, width)[:, band.of], band.weights.mT, out=summed.view(-1, width)[:, band.to])
@@ -131,26 +133,16 @@ def correlation(images: Tensor, kernel: Tensor, border: str, method: Method) -> 
         return _transformed(images, kernel, border)
     if method == "fft":
         own = len(kernel) > 1
-        parts = [_transformed(images[part], kernel[part] if own else kernel, border) for part in _parts(images)]
-        return torch.cat(parts)
+        pieces = parts(images, _CACHED_VALUES)
+        return torch.cat([_transformed(images[part], kernel[part] if own else kernel, border) for part in pieces])
     result = torch.zeros_like(images)
     if len(kernel) == 1:
-        for part in _parts(images):
+        for part in parts(images, _CACHED_VALUES):
             _add_shifted(result[part], images[part], kernel[0], border)
     else:
         for index, own_kernel in enumerate(kernel):
             _add_shifted(result[index : index + 1], images[index : index + 1], own_kernel, border)
     return result
-
-
-def _at_a_time(images: Tensor) -> int:
-    return max(1, _CACHED_VALUES // images[0].numel())
-
-
-def _parts(images: Tensor) -> Iterator[slice]:
-    """Slices of a batch, each of which is worked on at a time."""
-    count, step = len(images), _at_a_time(images)
-    return (slice(start, min(start + step, count)) for start in range(0, count, step))
 
 
 def inside(position: Tensor, size: int, border: str) -> Tensor:

@@ -12,6 +12,7 @@ from torch.nn.functional import grid_sample
 
 from mae_bench.degradations import Setting
 from mae_bench.degradations.blur import gaussian_filter
+from mae_bench.degradations.parts import by_parts
 from mae_bench.randomness import random_uniform
 
 _TRUNCATION = 3.0
@@ -24,13 +25,15 @@ def corrupt(name: str, images: Tensor, parameters: tuple[float, ...], setting: S
     height, width = images.shape[-2:]
     corners = _symmetric(setting, 6, f"{name}_affine").view(len(images), 3, 2)
     noise = _symmetric(setting, 2 * height * width, name).view(len(images), 2, height, width)
-    moved = displaced(affine_mapped(images.float(), affine * corners), displacement(noise, alpha, sigma))
-    return moved.clamp(0, 1).to(images.dtype)
+    field, shifts = displacement(noise, alpha, sigma), affine * corners
+    return by_parts(
+        images, lambda part: displaced(affine_mapped(images[part].float(), shifts[part]), field[part]).clamp_(0, 1)
+    )
 
 
 def _symmetric(setting: Setting, count: int, stream: str) -> Tensor:
     """(B, count) uniform on [-1, 1)."""
-    return 2 * random_uniform(setting.keys, count, setting.seed, stream) - 1
+    return random_uniform(setting.keys, count, setting.seed, stream).mul_(2).sub_(1)
 
 
 def affine_mapped(images: Tensor, shifts: Tensor) -> Tensor:
@@ -60,7 +63,7 @@ def affine_mapped(images: Tensor, shifts: Tensor) -> Tensor:
 
 def displacement(noise: Tensor, alpha: float, sigma: float) -> Tensor:
     """(B, 2, H, W) pixels in x and y: ``noise`` smoothed with a Gaussian of ``sigma`` pixels, times ``alpha``."""
-    return alpha * gaussian_filter(noise, sigma, "reflect", _TRUNCATION)
+    return gaussian_filter(noise, sigma, "reflect", _TRUNCATION).mul_(alpha)
 
 
 def displaced(images: Tensor, displacement: Tensor) -> Tensor:

@@ -121,9 +121,10 @@ def frost_texture(keys: Tensor, seed: int, size: tuple[int, int], scale: float) 
         inside((share * free).long()[:, None] + torch.arange(side, device=keys.device), side_of_picture, "reflect")
         for share, free, side in zip((above, before), room, size, strict=True)
     )
+    place = (which[:, None, None] * side_of_picture + rows[:, :, None]) * side_of_picture + columns[:, None]
     # colours come last, so that each pixel is one piece of memory
-    crops = painted.movedim(1, -1)[which[:, None, None], rows[:, :, None], columns[:, None]]
-    return crops.movedim(-1, 1).contiguous().float().div_(255)
+    crops = painted.movedim(1, -1).reshape(-1, 3).index_select(0, place.flatten()).view(*place.shape, 3)
+    return crops.movedim(-1, 1).to(torch.float32, memory_format=torch.contiguous_format).div_(255)
 
 
 @lru_cache(maxsize=4)

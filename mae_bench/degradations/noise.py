@@ -10,10 +10,12 @@ from __future__ import annotations
 import math
 from functools import lru_cache
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from mae_bench.degradations import Setting
+from mae_bench.degradations.parts import by_parts
 from mae_bench.randomness import random_normal, random_uniform, random_words
 
 _FIRST = 1024
@@ -23,17 +25,20 @@ _FIRST = 1024
 def corrupt(name: str, images: Tensor, parameters: tuple[float, ...], setting: Setting) -> Tensor:
     """Noise ``name`` with the only one of the ``parameters`` of a severity."""
     (amount,) = parameters
-    pixels = images.float()
-    drawn = (setting.keys, images.shape[1:].numel(), setting.seed, name)
-    if name == "shot_noise":
-        uniform = random_words(*drawn).double().mul_(2.0**-32)
-        noisy = shot_noise(pixels, amount, uniform.view(images.shape))
-    elif name == "impulse_noise":
-        noisy = impulse_noise(pixels, amount, random_uniform(*drawn).view(images.shape))
-    else:
-        noise = gaussian_noise if name == "gaussian_noise" else speckle_noise
-        noisy = noise(pixels, amount, random_normal(*drawn).view(images.shape))
-    return noisy.clamp_(0, 1).to(images.dtype)
+
+    def noisy(part: slice) -> Tensor:
+        pixels = images[part].float()
+        drawn = (setting.keys[part], images.shape[1:].numel(), setting.seed, name)
+        if name == "shot_noise":
+            changed = shot_noise(pixels, amount, random_words(*drawn).double().mul_(2.0**-32).view(pixels.shape))
+        elif name == "impulse_noise":
+            changed = impulse_noise(pixels, amount, random_uniform(*drawn).view(pixels.shape))
+        else:
+            noise = gaussian_noise if name == "gaussian_noise" else speckle_noise
+            changed = noise(pixels, amount, random_normal(*drawn).view(pixels.shape))
+        return changed.clamp_(0, 1)
+
+    return by_parts(images, noisy)
 
 
 def gaussian_noise(images: Tensor, sigma: float, normals: Tensor) -> Tensor:
@@ -55,8 +60,9 @@ def impulse_noise(images: Tensor, amount: float, uniform: Tensor) -> Tensor:
     >>> impulse_noise(torch.full((4,), 0.5), 0.5, torch.tensor([0.1, 0.3, 0.7, 0.8]))
     tensor([0.0000, 0.5000, 0.5000, 1.0000])
     """
-    salted = torch.where(uniform >= 1 - amount / 2, 1.0, images)
-    return torch.where(uniform < amount / 2, 0.0, salted)
+    # 1 where a comparison holds and 0 elsewhere: by arithmetic, which is faster than to choose where it holds
+    salt, kept = uniform.clone().ge_(1 - amount / 2), uniform.clone().ge_(amount / 2)
+    return torch.maximum(images, salt).mul_(kept)
 
 
 def shot_noise(images: Tensor, photons: float, uniform: Tensor) -> Tensor:
@@ -75,9 +81,9 @@ def shot_noise(images: Tensor, photons: float, uniform: Tensor) -> Tensor:
         # most numbers are told what they count by their first bits
         first = (numbers * _FIRST).int().add_(levels, alpha=_FIRST)
         counts = _counts_by_first_bits(photons).index_select(0, first)
-        open_ = (counts < 0).nonzero()[:, 0]
-        searched = _searched(_sequence(photons, images.device), levels[open_], numbers[open_])
-        counts[open_] = searched.to(counts.dtype)
+        # eight times as fast as torch finds them
+        open_ = torch.from_numpy(np.flatnonzero(counts.numpy() < 0))
+        counts[open_] = _searched(_sequence(photons, images.device), levels[open_], numbers[open_]).to(counts.dtype)
     return counts.to(images.dtype).div_(photons).view_as(images)
 
 
@@ -89,11 +95,14 @@ def _searched(sequence: Tensor, levels: Tensor, numbers: Tensor, right: bool = T
     return found - levels * (len(sequence) // 256)
 
 
+@lru_cache(maxsize=8)
 def _sequence(photons: float, device: torch.device) -> Tensor:
     """The distribution functions of all levels, each shifted by its level, so that each continues the one before: a
     single sorted sequence to search.
     """
-    return (_poisson_distribution(photons, device) + torch.arange(256, device=device)[:, None]).flatten()
+    # what is kept may be used in another mode than the one that it is made in
+    with torch.inference_mode(False):
+        return (_poisson_distribution(photons, device) + torch.arange(256, device=device)[:, None]).flatten()
 
 
 @lru_cache(maxsize=8)
@@ -101,7 +110,6 @@ def _counts_by_first_bits(photons: float) -> Tensor:
     """(256 * _FIRST,) int16: what every number in [0, 1) counts whose first bits are these, by level, and -1 where not
     all of them count the same.
     """
-    # what is kept may be used in another mode than the one that it is made in
     with torch.inference_mode(False):
         sequence = _sequence(photons, torch.device("cpu"))
         levels = torch.arange(256)[:, None].expand(-1, _FIRST).flatten()

@@ -17,6 +17,7 @@ from torch.nn.functional import avg_pool2d, conv2d, pad
 from mae_bench.degradations import Setting
 from mae_bench.degradations.blur import clipped_zoom, directional_blur, gaussian_filter
 from mae_bench.degradations.frost import frost_texture, photograph_scale
+from mae_bench.degradations.parts import by_parts
 from mae_bench.randomness import random_normal, random_uniform
 
 _LUMA = (0.299, 0.587, 0.114)
@@ -34,7 +35,8 @@ def corrupt(name: str, images: Tensor, parameters: tuple[float, ...], setting: S
     if name == "fog":
         amount, decay = parameters
         mapsize = 2 ** math.ceil(math.log2(max(height, width)))
-        corrupted = fog(pixels, amount, plasma_fractal(keys, seed, mapsize, decay))
+        plasma = plasma_fractal(keys, seed, mapsize, decay)
+        corrupted = by_parts(pixels, lambda part: fog(pixels[part], amount, plasma[part]))
     elif name == "frost":
         image_weight, frost_weight = parameters
         texture = frost_texture(keys, seed, (height, width), photograph_scale(min(height, width)))
@@ -48,12 +50,13 @@ def corrupt(name: str, images: Tensor, parameters: tuple[float, ...], setting: S
         if name == "snow":
             zoom, threshold, radius, sigma, mix = parameters[2:]
             angle = 90 * random_uniform(keys, 1, seed, "snow_angle")[:, 0] - 135
-            corrupted = snow(pixels, mix, snow_layer(noise, zoom, threshold, radius, sigma, angle))
+            layer = snow_layer(noise, zoom, threshold, radius, sigma, angle)
+            corrupted = by_parts(pixels, lambda part: snow(pixels[part], mix, layer[part]))
         else:
             sigma, threshold, mix, mud = parameters[2:]
             layer = liquid_layer(noise, sigma, threshold)
             corrupted = spattered_mud(pixels, layer, mix) if mud else spattered_water(pixels, layer, mix)
-    return corrupted.clamp(0, 1).to(images.dtype)
+    return corrupted.clamp_(0, 1).to(images.dtype)
 
 
 def luma(images: Tensor) -> Tensor:
@@ -83,7 +86,7 @@ def fog(images: Tensor, amount: float, plasma: Tensor) -> Tensor:
     """
     height, width = images.shape[-2:]
     highest = images.amax((1, 2, 3), keepdim=True)
-    return (images + amount * plasma[:, None, :height, :width]) * highest / (highest + amount)
+    return images.add(amount * plasma[:, None, :height, :width]).mul_(highest).div_(highest + amount)
 
 
 def plasma_fractal(keys: Tensor, seed: int, mapsize: int, decay: float) -> Tensor:
@@ -98,18 +101,21 @@ def plasma_fractal(keys: Tensor, seed: int, mapsize: int, decay: float) -> Tenso
     corners = torch.zeros(len(keys), 1, 1, device=keys.device)
     reach, used = 1.0, 0
     while (points := corners.shape[1]) < mapsize:
-        wobble = reach * (2 * uniform[:, used : used + 3 * points**2].view(-1, 3, points, points) - 1)
+        drawn = uniform[:, used : used + 3 * points**2].view(-1, 3, points, points)
+        wobble = drawn.mul(2).sub_(1).mul_(reach)
         right, below = corners.roll(-1, 2), corners.roll(-1, 1)
-        centres = (corners + right + below + right.roll(-1, 1)) / 4 + wobble[:, 0]
-        tops = (corners + right + centres + centres.roll(1, 1)) / 4 + wobble[:, 1]
-        lefts = (corners + below + centres + centres.roll(1, 2)) / 4 + wobble[:, 2]
-        rows = torch.stack((torch.stack((corners, tops), -1), torch.stack((lefts, centres), -1)), 2)
-        corners = rows.view(-1, 2 * points, 2 * points)
+        centres = (corners + right).add_(below).add_(right.roll(-1, 1)).div_(4).add_(wobble[:, 0])
+        tops = right.add_(corners).add_(centres).add_(centres.roll(1, 1)).div_(4).add_(wobble[:, 1])
+        lefts = below.add_(corners).add_(centres).add_(centres.roll(1, 2)).div_(4).add_(wobble[:, 2])
+        finer = torch.empty(len(keys), 2 * points, 2 * points, device=keys.device)
+        finer[:, 0::2, 0::2], finer[:, 0::2, 1::2] = corners, tops
+        finer[:, 1::2, 0::2], finer[:, 1::2, 1::2] = lefts, centres
+        corners = finer
         used += 3 * points**2
         # the published code multiplies a number by the range that it is drawn from
         reach /= decay**2
     lowest, highest = corners.amin((1, 2), keepdim=True), corners.amax((1, 2), keepdim=True)
-    return (corners - lowest) / (highest - lowest)
+    return corners.sub_(lowest).div_(highest - lowest)
 
 
 def frost(images: Tensor, image_weight: float, frost_weight: float, texture: Tensor) -> Tensor:
@@ -133,18 +139,19 @@ def snow_layer(noise: Tensor, zoom: float, threshold: float, radius: float, sigm
     ``threshold`` removed, and blurred as by motion towards ``angle`` (B,) degrees.
     """
     flakes = clipped_zoom(noise, zoom)
-    flakes = torch.where(flakes < threshold, 0, flakes.clamp(0, 1))
-    blurred = directional_blur((flakes * 255).floor() / 255, radius, sigma, angle)
+    # 1 where the comparison holds and 0 elsewhere: by arithmetic, which is faster than to choose where it holds
+    flakes = flakes.ge(threshold).float().mul_(flakes).clamp_(0, 1)
+    blurred = directional_blur(flakes.mul_(255).floor_().div_(255), radius, sigma, angle)
     # as ImageMagick, which rounds to 16 bits and stores the upper 8
-    return (blurred * 255 + 0.5 / 257).floor() / 255
+    return blurred.mul_(255).add_(0.5 / 257).floor_().div_(255)
 
 
 def snow(images: Tensor, mix: float, layer: Tensor) -> Tensor:
     """Images paled, 1 - ``mix`` of each pixel being as light as 1/2 plus 3/2 of its luma, with ``layer`` (B, 1, H, W)
     and the same turned by half a circle added.
     """
-    paled = mix * images + (1 - mix) * torch.maximum(images, 1.5 * luma(images) + 0.5)
-    return paled + layer + layer.flip(-2, -1)
+    paled = torch.maximum(images, 1.5 * luma(images) + 0.5).mul_(1 - mix).add_(mix * images)
+    return paled.add_(layer).add_(layer.flip(-2, -1))
 
 
 def liquid_layer(noise: Tensor, sigma: float, threshold: float) -> Tensor:
