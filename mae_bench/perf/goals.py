@@ -71,7 +71,8 @@ GOALS = {
                             why="JPEG compression is libjpeg's on both sides, and so is shrinking Pillow's in "
                             "pixelate; here what comes as float and goes as float is bytes in between."),
     "harness": Goal("harness cost of a cell", "harness", 5, unit="ms",
-                    why="What pytest takes for a test that does nothing is a part of it."),
+                    why="What pytest takes for a test that does nothing is a part of it, most of that its capture of "
+                    "logs, which begins and ends in every phase of a test for each of torch's loggers."),
     "collection": Goal("collection of 10,000 cells", "collection", 3, unit="s"),
     "no torch": Goal("torch imported by it", "collection", 0),
     "memory": Goal("resident memory at 10,000 images / at 1,000, mapped pages aside", "memory", 1.05),
