@@ -74,9 +74,11 @@ def evaluate(
             ``float16``.
         batch_size: images per forward pass; by default chosen.
         threads: of a CPU; by default as many as there are cores.
-        run: a run directory, in which each cell is kept as soon as it is finished. What it holds of the same weights,
-            images and settings is not evaluated again, so that a call that was stopped goes on when it is repeated. By
-            default what is finished is lost where a later cell cannot be.
+        run: a run directory, or where one is to be made, in which each cell is kept as soon as it is finished. What it
+            holds of a model of the same name and weights on the same images with the same settings is not evaluated
+            again, so that a call that was stopped goes on when it is repeated. The code of a network is not looked at:
+            where it has changed, name another directory. By default what is finished is lost where a later cell
+            cannot be.
         progress: True for a bar, False for none, or a function that is told how many cells are finished, of how many,
             and the id of the last; by default a bar where standard error is a terminal.
 
@@ -108,9 +110,13 @@ def evaluate(
         entry.check(folder)
         settings = _settings(device, dtype, batch_size, seed, entry.default_limit if limit is None else limit, threads)
         with _directory(run) as directory:
+            from mae_bench.comparison import COMPARISON
             from mae_bench.executors.local import LocalExecutor
             from mae_bench.store import of_one_setting
 
+            others = {*directory.cell_files()} - {directory.cell_path(cell) for cell in cells}
+            for file in others:
+                directory.read_cell_file(file)  # which the tables will hold too: better told now than in the end
             directory.write_plan([cell.id for cell in cells], [])
             executor = LocalExecutor(entry, folder, settings, directory, resume=run is not None)
             finished = []
@@ -127,11 +133,13 @@ def evaluate(
                             executor.release()
             images = directory.images()
             assert images is not None
-            results = Results(tuple(finished), images, directory.models(), directory.manifest() or {})
+            models = {name: record for name, record in directory.models().items() if name in {c.model for c in cells}}
+            results = Results(tuple(finished), images, models, directory.manifest() or {})
             if run is not None:
                 # beside them there may be cells of other calls, those of other settings too
                 like = of_one_setting(directory.cells(), {cell.id for cell in cells})
                 replace(results, cells=tuple(like)).write_tables(directory)
+                (directory.path / COMPARISON).unlink(missing_ok=True)  # of other tables
             return results
 
 
@@ -139,24 +147,34 @@ def evaluate(
 def _directory(run: str | PathLike[str] | None) -> Iterator[RunDirectory]:
     """The directory of finished cells: the one that is named, in which no other session writes meanwhile, or one that
     goes when it is not needed any more.
+
+    Raises:
+        BenchError: what is named is there and no run directory, or cannot be used.
     """
-    from mae_bench.store import RunDirectory
+    from mae_bench.store import LOCK, SESSION, RunDirectory
 
     if run is None:
         with tempfile.TemporaryDirectory(prefix="mae_bench-") as scratch:
             name = f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
             yield RunDirectory.create(Path(scratch) / name, resume=False)
         return
-    directory = RunDirectory.create(Path(run).expanduser(), resume=True)
+    path = Path(run).expanduser().absolute()
+    is_run = any((path / name).exists() for name in ("plan.json", "manifest.json"))
+    if path.exists() and not is_run and (not path.is_dir() or {file.name for file in path.iterdir()} - {LOCK, SESSION}):
+        raise ArgumentError(f"run {str(run)!r}: is there and is no run directory; name another place")
+    directory = RunDirectory.create(path, resume=is_run)
     directory.hold()
     try:
         yield directory
     except BaseException as error:
-        error.add_note(f"What is finished is kept in {directory.path}; the same call goes on with the rest.")
+        if directory.cell_files():
+            error.add_note(f"What is finished is kept in {path}; without what stopped it the same call goes on.")
         raise
     finally:
-        directory.remove_scratch()
-        directory.release()
+        try:
+            directory.remove_scratch()
+        finally:
+            directory.release()
 
 
 def _settings(device: str, dtype: str, batch_size: int | None, seed: int, limit: int, threads: int | None) -> Settings:

@@ -53,12 +53,12 @@ def random_words(keys: Tensor, count: int, seed: int, stream: str) -> Tensor:
     Raises:
         ValueError: the seed does not fit 32 bits.
     """
-    label = _label(seed, stream)
     if keys.device.type == "cpu":
         wide = np.empty((len(keys), math.ceil(count / 4), 4), np.int64)
         for place, drawn in _drawn_in_cache(keys, wide.shape[1], seed, stream):
             wide[place] = drawn
         return torch.from_numpy(wide).flatten(1)[:, :count]
+    label = _label(seed, stream)
     position = torch.arange(math.ceil(count / 4), device=keys.device)[None, :]
     key = ((keys & _LOW)[:, None], ((keys >> 32) & _LOW)[:, None])
     zero = torch.zeros_like(position)

@@ -192,7 +192,10 @@ def test_what_is_finished_is_kept_and_the_same_call_goes_on(project: Project) ->
     run = project.path / "run"
     with pytest.raises(Exception, match="power cut") as stopped:
         call(run)
-    assert stopped.value.__notes__[-1] == f"What is finished is kept in {run}; the same call goes on with the rest."
+    assert (
+        stopped.value.__notes__[-1]
+        == f"What is finished is kept in {run}; without what stopped it the same call goes on."
+    )
     left = RunDirectory(run)
     kept = [cell_of(result.row).id for result in left.cells()]
     assert kept
@@ -223,6 +226,44 @@ def test_tables_of_a_run_directory_are_of_like_cells_alone(project: Project) -> 
         "box_blur-7.00",
         "random_patch-0.50",
     ]
+
+
+def test_a_directory_that_holds_something_else_is_left_as_it_is(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = project.images()
+    folder = project.path / "thesis"
+    (folder / "scratch").mkdir(parents=True)
+    for name in ("scratch/chapter.txt", ".download.partial", "leaderboard.md"):
+        (folder / name).write_text("mine")
+    before = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+    monkeypatch.chdir(folder)
+    for run in (folder, ".", data / "b" / "0.png"):
+        with pytest.raises(BenchError, match="is there and is no run directory; name another place"):
+            evaluate({"colour": colour()}, "imagefolder", "box_blur-7.00", data=data, run=run)
+    assert {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()} == before
+
+
+def test_a_run_directory_serves_several_models_and_an_empty_one_any(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = project.images()
+    (folder := project.path / "empty").mkdir()
+    monkeypatch.chdir(folder)
+    for name in ("one", "two"):
+        results = evaluate({name: colour()}, "imagefolder", "box_blur-7.00", data=data, run=".")
+        assert list(results.models) == [name]
+        assert {row.run_id for row in results.rows} == {"empty"}
+    assert sorted(Results.load(folder).models) == ["one", "two"]
+    # what is damaged of another model is told before anything is evaluated
+    (damaged := RunDirectory(folder).cell_path(cell_of(results.rows[0]))).write_text("{")
+    network = MeanColour()
+    with pytest.raises(BenchError, match=damaged.name):
+        evaluate({"three": colour(network)}, "imagefolder", "box_blur-7.00", data=data, run=folder)
+    assert network.images == 0
+    assert lasting(evaluate({"two": colour()}, "imagefolder", "box_blur-7.00", data=data, run=folder)) == lasting(
+        results
+    )
 
 
 def test_a_run_directory_has_one_writer(project: Project) -> None:

@@ -251,7 +251,8 @@ def glass_offsets(
 
 def glass_blur(images: Tensor, sigma: float, max_delta: int, right: Tensor, below: Tensor) -> Tensor:
     """The glass blur of ImageNet-C: a Gaussian blur, cut to 8 bits, pixels replaced by others near them, once for each
-    iteration of the offsets ``right`` and ``below`` (B, iterations, H, W), and blurred again.
+    iteration, of which there is one at least, of the offsets ``right`` and ``below`` (B, iterations, H, W), and blurred
+    again.
     """
     # the little that is added keeps a surface of one colour the same, however its weighted sum is rounded
     levels = gaussian_filter(images, sigma, "nearest", _TRUNCATION).mul_(255).add_(1e-4).floor_()

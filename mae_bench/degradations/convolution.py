@@ -134,7 +134,8 @@ def correlation(images: Tensor, kernel: Tensor, border: str, method: Method) -> 
     if method == "fft":
         own = len(kernel) > 1
         pieces = parts(images, _CACHED_VALUES)
-        return torch.cat([_transformed(images[part], kernel[part] if own else kernel, border) for part in pieces])
+        transformed = [_transformed(images[part], kernel[part] if own else kernel, border) for part in pieces]
+        return torch.cat(transformed) if transformed else images.clone()
     result = torch.zeros_like(images)
     if len(kernel) == 1:
         for part in parts(images, _CACHED_VALUES):

@@ -158,7 +158,7 @@ def _pictures(levels: Tensor) -> Iterator[PIL.Image.Image]:
     height, width = levels.shape[-2:]
     # numpy converts to bytes five times as fast as torch, and Pillow puts channels together four times as fast as an
     # array is transposed
-    for channels in levels.float().numpy().astype(np.uint8, order="C"):
+    for channels in levels.detach().float().numpy().astype(np.uint8, order="C"):
         planes = [PIL.Image.frombuffer("L", (width, height), channel, "raw", "L", 0, 1) for channel in channels]
         yield PIL.Image.merge("RGB", planes) if len(planes) > 1 else planes[0]
 

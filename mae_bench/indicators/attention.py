@@ -40,8 +40,8 @@ def uniform_distance(grid: tuple[int, int]) -> float:
 
 
 def attention_values(scores: Tensor, prefix: int, grid: tuple[int, int]) -> dict[str, Tensor]:
-    """Per image and head (B, H), from attention ``scores`` (B, H, T, T), whose softmax over the last axis is the
-    attention, and of which the first ``prefix`` tokens are no patches: ``attention_distance``, the mean over patch
+    """Per image and head (B, H), from finite attention ``scores`` (B, H, T, T), whose softmax over the last axis is
+    the attention, and of which the first ``prefix`` tokens are no patches: ``attention_distance``, the mean over patch
     queries of the distance to what they attend to, and ``attention_entropy``, the mean entropy of their attention over
     that of uniform attention. What goes to other tokens is left out, and the rest made to sum to one.
 

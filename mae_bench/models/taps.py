@@ -125,8 +125,8 @@ class Taps:
     @contextmanager
     def capture(self, patches: bool, attention: Mapping[int, Reading] | None = None) -> Iterator[Features]:
         """Features of the forward passes run inside; ``patches`` asks for the ``patch`` kind too, ``attention`` says by
-        block what is to be read from attention scores, where they can be had. They are not kept, for all of them
-        together are gigabytes.
+        block, the first of which is 1, what is to be read from attention scores, where they can be had. They are not
+        kept, for all of them together are gigabytes.
         """
         features = Features()
         handles: list[RemovableHandle] = []

@@ -114,6 +114,14 @@ def test_shape_dtype_and_range_are_kept(entry: Degradation, dtype: torch.dtype, 
     assert torch.equal(images, before)
 
 
+@every
+def test_images_that_require_a_gradient_are_degraded_like_others(entry: Degradation) -> None:
+    batch = Batch(2, 3, (28, 28), False, 0, 0, (0.5, 0.5, 0.5))
+    level = Level(3.0, severity=True) if entry.by_severity else Level(0.0 if entry.name == "clean" else 0.5)
+    degraded = entry.apply(batch.images.requires_grad_(), level, batch.setting)
+    assert torch.equal(degraded.detach(), entry.apply(batch.images, level, batch.setting))
+
+
 @pytest.mark.parametrize("entry", DEGRADATIONS.values(), ids=named)
 @LAW
 @given(batches(), st.sampled_from(DTYPES))

@@ -384,7 +384,9 @@ def test_the_taps_of_a_probed_encoder_are_those_of_the_encoder(encoder: Any, tmp
     with torch.no_grad(), taps_of(encoder, batch).capture(patches=True, attention=scores) as expected:
         encoder(batch)
     assert (taps.reason, taps.grid, taps.blocks) == (None, (4, 4), 2)
-    for mine, whole in ((features.tokens, expected.tokens), (features.heads, expected.heads)):
+    for kind in ("tokens", "heads", "attention"):
+        mine, whole = getattr(features, kind), getattr(expected, kind)
+        assert mine
         assert mine.keys() == whole.keys()
         assert all(torch.equal(values, whole[key]) for key, values in mine.items())
     torch.testing.assert_close(model.head(features.tokens[3, "cls"]), logits)
