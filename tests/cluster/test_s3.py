@@ -37,8 +37,11 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         "FSSPEC_S3_ENDPOINT_URL": address,
     }.items():
         monkeypatch.setenv(variable, value)
+    import fsspec
     import s3fs
 
+    # which reads the environment once, when it is imported, and here that may have been before
+    monkeypatch.setitem(fsspec.config.conf, "s3", {"endpoint_url": address})
     store = s3fs.S3FileSystem(endpoint_url=address)
     store.call_s3("create_bucket", Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": "eu-central-1"})
     yield f"s3://{BUCKET}"
