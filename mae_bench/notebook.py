@@ -110,13 +110,12 @@ def evaluate(
         entry.check(folder)
         settings = _settings(device, dtype, batch_size, seed, entry.default_limit if limit is None else limit, threads)
         with _directory(run) as directory:
-            from mae_bench.comparison import COMPARISON
             from mae_bench.executors.local import LocalExecutor
             from mae_bench.store import of_one_setting
 
-            others = {*directory.cell_files()} - {directory.cell_path(cell) for cell in cells}
-            for file in others:
-                directory.read_cell_file(file)  # which the tables will hold too: better told now than in the end
+            # of other calls, which the tables will hold too: what is damaged is better told now than in the end
+            own = {directory.cell_path(cell) for cell in cells}
+            others = [directory.read_cell_file(file) for file in directory.cell_files() if file not in own]
             directory.write_plan([cell.id for cell in cells], [])
             executor = LocalExecutor(entry, folder, settings, directory, resume=run is not None)
             finished = []
@@ -136,10 +135,8 @@ def evaluate(
             models = {name: record for name, record in directory.models().items() if name in {c.model for c in cells}}
             results = Results(tuple(finished), images, models, directory.manifest() or {})
             if run is not None:
-                # beside them there may be cells of other calls, those of other settings too
-                like = of_one_setting(directory.cells(), {cell.id for cell in cells})
+                like = of_one_setting([*finished, *others], {cell.id for cell in cells})
                 replace(results, cells=tuple(like)).write_tables(directory)
-                (directory.path / COMPARISON).unlink(missing_ok=True)  # of other tables
             return results
 
 

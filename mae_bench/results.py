@@ -90,17 +90,20 @@ class Results:
         return place
 
     def write_tables(self, run: RunDirectory) -> None:
-        """Write the tables of these cells into ``run``, the directory that they are of.
+        """Write the tables of these cells into ``run``, the directory that they are of. An earlier session's comparison
+        is of other tables, and removed.
 
         Raises:
             BenchError: it cannot be written.
         """
+        from mae_bench.comparison import COMPARISON
         from mae_bench.store import cell_of, write_atomically
 
         images = self.images
         cells = sorted(self.cells, key=lambda result: cell_of(result.row))
         run.merge(images.ids, images.labels, images.classes, cells, images.duplicate_of)
         write_atomically(run.path / "leaderboard.md", self.leaderboard.to_markdown().encode())
+        (run.path / COMPARISON).unlink(missing_ok=True)
 
     # ----------------------------------------------------------------------- what there is
 

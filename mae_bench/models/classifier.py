@@ -7,15 +7,11 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from mae_bench.images import View
 from mae_bench.models import ModelError
-
-LARGE = 1 << 20
-"""Numbers from which on numpy asks for large pages."""
 
 
 class Classifier(nn.Module):
@@ -74,19 +70,8 @@ class Classifier(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         if images.shape[1] == 1 and self.channels == 3:
             images = images.expand(-1, 3, -1, -1)
-        logits: Tensor = self.module(self._normalised(images))
+        logits: Tensor = self.module((images - self._mean).div_(self._std))
         return logits
-
-    def _normalised(self, images: Tensor) -> Tensor:
-        """``images`` as the module takes them. Many of them are written where numpy finds room, which asks for large
-        pages: what torch finds costs a processor more, page by page, than normalising does.
-        """
-        if images.device.type != "cpu" or images.numel() < LARGE or torch.is_grad_enabled():
-            return (images - self._mean).div_(self._std)
-        if not images.is_contiguous() or {images.dtype, self._mean.dtype} != {torch.float32}:
-            return (images - self._mean).div_(self._std)
-        room = torch.from_numpy(np.empty(images.shape, np.float32))
-        return torch.sub(images, self._mean, out=room).div_(self._std)
 
     @classmethod
     def of(cls, name: str, returned: object) -> Classifier:

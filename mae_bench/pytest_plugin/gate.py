@@ -95,10 +95,10 @@ class Gate:
 
     def _settle(self, session: pytest.Session) -> list[str]:
         """Merge the run, write and show its leaderboard, compare; the reasons why the run fails as a whole."""
-        from mae_bench.comparison import COMPARISON, Comparison
+        from mae_bench.comparison import Comparison
         from mae_bench.history import in_continuous_integration
-        from mae_bench.leaderboard import Leaderboard
-        from mae_bench.store import Outcomes, RunDirectory, of_one_setting, write_atomically
+        from mae_bench.results import Results
+        from mae_bench.store import RunDirectory, of_one_setting
 
         harness = self.harness
         run = RunDirectory(harness.run_path)
@@ -111,16 +111,13 @@ class Gate:
         results = of_one_setting(stored, self.notes)
         if not results:
             return []
-        run.merge(images.ids, images.labels, images.classes, results, images.duplicate_of)
+        found = Results(results, images, {})
+        found.write_tables(run)
         if len(results) < len(stored):
             left = f"{len(stored) - len(results)} cells in {harness.place} were evaluated with other settings"
             self.sections.append(("mae_bench: left out", f"{left} and are in no table below"))
-        suite = harness.suite.name
-        outcomes = Outcomes.of(suite, results, images.ids, images.labels, images.classes, images.duplicate_of)
-        board = Leaderboard.of([r.row for r in results], outcomes)
-        write_atomically(run.path / "leaderboard.md", board.to_markdown().encode())
+        board, outcomes = found.leaderboard, found.outcomes
         self.settled = (run, images, results, board, outcomes)
-        (run.path / COMPARISON).unlink(missing_ok=True)  # an earlier session's
         self.sections.append(
             ("mae_bench: leaderboard", f"{board.caption}\n\n{board.to_text()}\n\nResults: {harness.place}")
         )
