@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,9 +15,10 @@ from filelock import FileLock
 
 from mae_bench import cached
 from mae_bench.atomic import written_whole
+from mae_bench.joint_pass import from_bytes, to_bytes
 from mae_bench.reference import Reference, ScratchError
 from mae_bench.representation import Collector, Sample
-from mae_bench.rows import CellResult
+from mae_bench.shard import Shard
 
 FINISHED = "finished"
 """Name of the file that is written last."""
@@ -26,13 +26,14 @@ FINISHED = "finished"
 
 @dataclass(frozen=True)
 class CleanPass:
-    """What the clean pass of a model leaves for its degraded cells: clean features, the clean cell (None for an
-    encoder), the tokens of the sample (None where no representation was asked for), and the images per forward pass for
-    which memory sufficed.
+    """What the clean pass of a model over its first blocks, or all, leaves: clean features, what the clean cell sums up
+    and the seconds that it took, the tokens of the sample (None where no representation was asked for), and the images
+    per forward pass for which memory sufficed.
     """
 
     reference: Reference
-    cell: CellResult | None
+    shard: Shard
+    seconds: float
     collector: Collector | None
     batch_size: int
 
@@ -43,8 +44,7 @@ class CleanPass:
             OSError: the disk cannot be written to.
         """
         arrays = {"batch size": np.array(self.batch_size), **self.reference.arrays}
-        if self.cell is not None:
-            arrays["cell"] = np.frombuffer(json.dumps(self.cell.to_dict()).encode(), dtype=np.uint8)
+        arrays["shard"] = np.frombuffer(to_bytes(self.shard, self.seconds), dtype=np.uint8)
         if self.collector is not None:
             arrays |= {"collects": np.array(1), **self.collector.arrays}
         content = io.BytesIO()
@@ -54,8 +54,8 @@ class CleanPass:
 
     @classmethod
     def finished(cls, folder: Path, identity: str, sample: Callable[[], Sample]) -> CleanPass | None:
-        """The one of ``identity`` in ``folder``, mapped to be read alone; None where it is of something else, not
-        finished or damaged. ``sample`` gives the sample whose tokens were collected.
+        """The one of ``identity`` in ``folder``, mapped; None where it is of something else, not finished or damaged.
+        ``sample`` gives the sample whose tokens were collected.
         """
         content = cached.kept(folder / FINISHED, identity)
         if content is None:
@@ -65,7 +65,7 @@ class CleanPass:
                 arrays = dict(archive)
             return cls(
                 Reference.finished(folder / "features", arrays),
-                CellResult.from_dict(json.loads(arrays["cell"].tobytes())) if "cell" in arrays else None,
+                *from_bytes(arrays["shard"].tobytes()),
                 Collector.finished(sample(), folder / "collected", arrays) if "collects" in arrays else None,
                 int(arrays["batch size"]),
             )

@@ -25,7 +25,7 @@ from mae_bench.degradations import Degradation, Setting, degradation
 from mae_bench.degradations.occlusion import dropped_tokens, hidden_tokens
 from mae_bench.duplicates import distinct, duplicate_of, near_duplicates
 from mae_bench.errors import BenchError
-from mae_bench.images import BLOCK, Decoded, View, cache_folder, decoded
+from mae_bench.images import BLOCK, PROBE_BLOCKS, Decoded, View, cache_folder, decoded
 from mae_bench.indicators import INDICATOR_VERSION, added_indicators, alignment, retention, software
 from mae_bench.indicators.accuracy import TOP_K, Outcomes, accuracy_sums, outcomes
 from mae_bench.indicators.attention import attention_values
@@ -111,8 +111,9 @@ class Evaluation:
     ``represented`` names conditions whose representation will be asked for, so that one forward pass feeds both.
     ``progress`` is told how many images are decoded, and of how many; ``salience`` gives the suite's
     reference model with what it has seen under a view. ``shared`` is a folder for the clean pass, where other processes
-    evaluate the same model: the first of them runs it; ``joint`` is one for the passes of cells that several of them
-    are asked for, of which each makes a part (:mod:`mae_bench.joint_pass`).
+    of this machine evaluate the same model: the first of them passes the blocks that calibrate it, and of the others
+    each a part (:mod:`mae_bench.joint_pass`); ``joint`` is one, on whichever machines, for the passes of cells that
+    several of them are asked for, the clean one among them.
     """
 
     def __init__(
@@ -207,7 +208,7 @@ class Evaluation:
             shard, seconds = joint_pass(
                 self.joint,
                 self._all_that_decides(name, level),
-                self.blocks,
+                sorted(self.blocks, key=lambda block: not self.reference.has(block)),  # its clean features are here
                 lambda block: self.shard(name, level, range(block, block + 1)),
             )
         else:
@@ -476,19 +477,43 @@ class Evaluation:
         # decoded before the clock starts, and before there is anything to clean up
         self._pixels("clean", Level(0.0), self.images)
         try:
+            first, identity = self._first_blocks, self._all_that_decides("clean", Level(0.0))
+            clean_pass = partial(self._clean_pass, first)
             if self.shared is None:
-                done = self._clean_pass(self._own_folder)
+                done = clean_pass(self._own_folder)
             else:
-                identity = self._all_that_decides("clean", Level(0.0))
-                done = shared_clean_pass(self.shared, identity, lambda: self.sample, self._clean_pass)
+                done = shared_clean_pass(self.shared, identity, lambda: self.sample, clean_pass)
+            self._reference, self._clean_collector = done.reference, done.collector
+            self._reference.prefetch = self.settings.prefetch  # also where another process made it
+            self._batch_size = done.batch_size
+            shard, seconds = done.shard, done.seconds
+            parts = self.joint or (self.shared and self.shared / "blocks")
+            if parts is not None and first != self.blocks:
+                others, more = joint_pass(
+                    parts,
+                    identity,
+                    self.blocks[first.stop :],
+                    lambda block: self._pass("clean", Level(0.0), range(block, block + 1), done.reference, None),
+                )
+                shard.merge(others)
+                seconds += more
+            if self.model.entry.head:
+                self._reference.prediction[:] = np.concatenate([shard.prediction[block] for block in self.blocks])
+                self._clean = self.result("clean", Level(0.0), shard, seconds)
         except BaseException as error:
             if isinstance(error, BenchError):  # every cell needs the clean pass, and it would end the same way
                 self._failed = str(error)
             self.close()
             raise
-        self._clean, self._clean_collector, self._reference = done.cell, done.collector, done.reference
-        self._reference.prefetch = self.settings.prefetch  # also where another process made it
-        self._batch_size = done.batch_size
+
+    @property
+    def _first_blocks(self) -> range:
+        """Blocks of the clean pass that one process passes alone: those that calibrate its features and those whose
+        tokens are collected; all where no other shares it, or where a forward pass takes several of them.
+        """
+        if (self.shared is None and self.joint is None) or self.batch_size > BLOCK:
+            return self.blocks
+        return self.blocks[: max(PROBE_BLOCKS, self.sample.blocks.stop if self.represented else 0)]
 
     def _all_that_decides(self, name: str, level: Level) -> str:
         """All that decides what a pass leaves for other processes of this run."""
@@ -497,17 +522,16 @@ class Evaluation:
         where = {"machine": machine(self.settings.device), "libraries": libraries()}
         return json.dumps(self.identity(name, level) | settings | asked | where, sort_keys=True)
 
-    def _clean_pass(self, folder: Path) -> CleanPass:
-        """Run it, with its files below ``folder``."""
+    def _clean_pass(self, blocks: range, folder: Path) -> CleanPass:
+        """Run it over ``blocks``, with its files below ``folder``."""
         reference = Reference(folder / "features", self.images)
         collector = Collector(self.sample, folder / "collected") if self.represented else None
         started = time.perf_counter()
-        shard = self._pass("clean", Level(0.0), self.blocks, reference, collector)
+        shard = self._pass("clean", Level(0.0), blocks, reference, collector)
         seconds = time.perf_counter() - started
-        clean = self.result("clean", Level(0.0), shard, seconds) if self.model.entry.head else None
         if collector is not None:
             self._pass("clean", Level(0.0), self._blocks_beyond, reference, collector)
-        return CleanPass(reference, clean, collector, self._batch_size)
+        return CleanPass(reference, shard, seconds, collector, self._batch_size)
 
     def _collected_clean(self) -> Collector:
         """Clean tokens of the sample."""
@@ -559,6 +583,10 @@ class Evaluation:
         """Send ``blocks`` through the model: what the cell sums up, and in ``collector`` what its representation needs.
         Blocks beyond those of the run are collected only.
         """
+        if name != "clean":  # which another machine may have passed
+            for number in blocks:
+                if number in self.blocks and not reference.has(number):
+                    self._pass("clean", Level(0.0), range(number, number + 1), reference, None)
         shard = Shard()
         # on the device until all blocks have passed, so that it is not waited for
         passed: dict[int, Outcomes] = {}
@@ -567,6 +595,7 @@ class Evaluation:
         for number, parts in groupby(self._forward(name, level, blocks, reference, collector), lambda p: p.block):
             counted = number in self.blocks
             comparison = Comparison(reference, last) if counted and name != "clean" else None
+            new = name == "clean" and counted and not reference.has(number)
             kept: list[Part] = []
             logits = []
             for part in parts:
@@ -575,7 +604,7 @@ class Evaluation:
                     collector.add(part.start, part.features, self._keys(part.start, part.stop))
                 if comparison is not None:
                     comparison.add(part)
-                elif counted and self._reference is None:
+                elif new:
                     kept.append(part)
             passed[number] = self._outcomes(number, torch.cat(logits))
             if comparison is not None:
@@ -606,7 +635,6 @@ class Evaluation:
         Raises:
             EvaluationError: logits or features are not finite.
         """
-        known = self._reference is not None
         for number, on_device in passed.items():
             block = on_device.cpu()
             start = number * BLOCK
@@ -619,15 +647,14 @@ class Evaluation:
                     f"{len(bad)} images in a block have NaN or infinite logits or features, the first is "
                     f"{self.suite.manifest.ids[first]}; check the weights and --mae-dtype ({self.settings.dtype})"
                 )
-            if number not in self.blocks or not self.model.entry.head or (name == "clean" and known):
+            if number not in self.blocks or not self.model.entry.head:
                 continue
             shard.prediction[number] = block.prediction.numpy()
-            if name == "clean":
-                reference.prediction[start:stop] = shard.prediction[number]
+            clean = shard.prediction[number] if name == "clean" else reference.prediction[start:stop]
             shard.cell.update(
                 number,
                 {
-                    **accuracy_sums(block, torch.from_numpy(reference.prediction[start:stop])),
+                    **accuracy_sums(block, torch.from_numpy(clean)),
                     **calibration_sums(block.confidence.numpy(), block.hit.numpy()),
                 },
             )

@@ -6,7 +6,7 @@ import io
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,14 @@ from mae_bench.reference import ScratchError
 from mae_bench.shard import Shard
 
 
-def joint_pass(folder: Path, identity: str, blocks: range, compute: Callable[[int], Shard]) -> tuple[Shard, float]:
+def joint_pass(
+    folder: Path, identity: str, blocks: Sequence[int], compute: Callable[[int], Shard]
+) -> tuple[Shard, float]:
     """What a pass of ``identity`` over ``blocks`` leaves, and the seconds that it took all processes together.
 
-    Whoever calls this with the same ``folder`` and ``identity`` takes, by ``compute``, the first block that nobody is
-    at, until there is none, and waits for the others; the blocks of one that dies are taken over. All get the same.
+    Whoever calls this with the same ``folder`` and ``identity`` takes, by ``compute``, the first of its blocks that
+    nobody is at, until there is none, and waits for the others; the blocks of one that dies are taken over. All get the
+    same, in whatever order they name the blocks.
 
     Raises:
         ScratchError: the folder cannot be written to.
@@ -51,7 +54,7 @@ def joint_pass(folder: Path, identity: str, blocks: range, compute: Callable[[in
             finally:
                 lock.release()
     joined = Shard()
-    for block in blocks:
+    for block in sorted(parts):
         joined.merge(parts[block][0])
     return joined, math.fsum(seconds for _, seconds in parts.values())
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -68,8 +69,8 @@ def mapped(path: Path, shape: tuple[int, ...], dtype: type) -> np.memmap:
     return np.memmap(path, mode="r+" if size else "w+", dtype=dtype, shape=shape)
 
 
-def mapped_again(path: Path, shape: tuple[int, ...], dtype: type) -> np.memmap:
-    """A file that :func:`mapped` made and others may hold too, to be read alone.
+def mapped_again(path: Path, shape: tuple[int, ...], dtype: type, mode: Literal["r", "r+"] = "r") -> np.memmap:
+    """A file that :func:`mapped` made and others may hold too, to be read alone or, by ``mode``, written to.
 
     Raises:
         ValueError: it has another size; beyond its end a map would end the process.
@@ -77,7 +78,7 @@ def mapped_again(path: Path, shape: tuple[int, ...], dtype: type) -> np.memmap:
     """
     if path.stat().st_size != math.prod(shape) * np.dtype(dtype).itemsize:
         raise ValueError(f"{path} holds {path.stat().st_size} bytes, not {shape} of {np.dtype(dtype)}")
-    return np.memmap(path, mode="r", dtype=dtype, shape=shape)
+    return np.memmap(path, mode=mode, dtype=dtype, shape=shape)
 
 
 def with_names(what: str, values: Mapping[Key, np.ndarray]) -> dict[str, np.ndarray]:
@@ -137,9 +138,10 @@ class Reference:
     """Clean features of one model on the first ``images`` of a suite, in files below ``folder``.
 
     Pooled tokens and packed activity are kept for all images, the ``patch`` kind for the probe subset alone.
-    Blocks are added in order; once the probe blocks are in, :attr:`centers` (clean mean per layer and kind),
-    :attr:`thresholds` (per block, kind and head) and :attr:`constant` (layers and kinds that are the same for
-    every image) are fixed. :attr:`prefetch` is how :func:`to_device` sends them.
+    The blocks of the probe subset are added first and in order; with the last of them :attr:`centers` (clean mean per
+    layer and kind), :attr:`thresholds` (per block, kind and head) and :attr:`constant` (layers and kinds that are the
+    same for every image) are fixed. :attr:`prefetch` is how :func:`to_device` sends them, :attr:`prediction` the clean
+    outputs, which whoever passes the images fills in.
     """
 
     def __init__(self, folder: Path, images: int) -> None:
@@ -159,6 +161,8 @@ class Reference:
         self._active: dict[Key, np.memmap] = {}
         self._probe_heads: dict[Key, np.memmap] = {}
         self._sent: dict[tuple[str, int, str], Tensor] = {}
+        self._blocks: set[int] = set()
+        self._shared = False
         self.prefetch = True
 
     @property
@@ -166,7 +170,7 @@ class Reference:
         """By name what is not in its files, and of these the shapes."""
         return {
             "images": np.array(self.images),
-            "prediction": self.prediction,
+            "blocks": np.array(sorted(self._blocks), dtype=np.int64),
             **with_names("constant", {key: np.array(1) for key in self.constant}),
             **with_names("centers", {key: value.numpy() for key, value in self.centers.items()}),
             **with_names("thresholds", {key: value.numpy() for key, value in self.thresholds.items()}),
@@ -177,14 +181,15 @@ class Reference:
 
     @classmethod
     def finished(cls, folder: Path, arrays: Mapping[str, np.ndarray]) -> Reference:
-        """The one of which ``folder`` holds the files and ``arrays`` are :attr:`arrays`; nothing can be added to it.
+        """The one of which ``folder`` holds the files and ``arrays`` are :attr:`arrays`. What is added to it, of blocks
+        behind the probe subset, is there for all who have those files.
 
         Raises:
             OSError, ValueError: a file is missing or has another size.
         """
         reference = cls.__new__(cls)
         reference._begin(folder, int(arrays["images"]))
-        reference.prediction = arrays["prediction"]
+        reference._blocks, reference._shared = set(arrays["blocks"].tolist()), True
         reference.constant = set(keyed("constant", arrays))
         reference.centers = {key: torch.from_numpy(value) for key, value in keyed("centers", arrays).items()}
         reference.thresholds = {key: torch.from_numpy(value) for key, value in keyed("thresholds", arrays).items()}
@@ -200,8 +205,18 @@ class Reference:
     def in_probe(self, start: int) -> bool:
         return start < self.probe
 
+    def has(self, block: int) -> bool:
+        """Whether the features of a block are there, from whomever."""
+        if block not in self._blocks and self._shared and self._mark(block).exists():
+            self._blocks.add(block)
+        return block in self._blocks
+
     def add(self, start: int, features: Features) -> None:
-        """Keep the features of the block that begins at image ``start``."""
+        """Keep the features of the block that begins at image ``start``.
+
+        Raises:
+            ScratchError: the disk has no room for them.
+        """
         for key, values in features.tokens.items():
             rows = self.probe if key[1] == "patch" else self.images
             store = self._store(self._tokens, "tokens", key, (rows, *values.shape[1:]), np.float32)
@@ -215,6 +230,19 @@ class Reference:
                 self._calibrate()
         else:
             self._keep_active(start, features.heads)
+        if self._shared:  # once they are all in the files
+            try:
+                self._mark(start // BLOCK).touch()
+            except OSError as error:
+                raise ScratchError(
+                    f"{self.folder}: clean features cannot be kept ({error}); free some room, or name a run directory "
+                    "on another disk with --mae-run DIR"
+                ) from error
+        self._blocks.add(start // BLOCK)
+
+    def _mark(self, block: int) -> Path:
+        """The file that says that the features of a block are in the others."""
+        return self.folder / f"{block}.there"
 
     def side(self, start: int, stop: int, features: Features) -> CleanSide:
         """The clean side of images ``start`` to ``stop`` for the keys of their degraded ``features``."""
@@ -286,8 +314,11 @@ class Reference:
     def _store(
         self, stores: dict[Key, np.memmap], what: str, key: Key, shape: tuple[int, ...], dtype: type
     ) -> np.memmap:
+        path = self.folder / _file(what, key)
+        if self._shared:
+            return mapped_again(path, shape, dtype, "r+")
         if key not in stores:
-            stores[key] = mapped(self.folder / _file(what, key), shape, dtype)
+            stores[key] = mapped(path, shape, dtype)
         return stores[key]
 
 

@@ -17,14 +17,16 @@ from hypothesis import strategies as st
 from torch import nn
 
 from mae_bench.cells import Level
+from mae_bench.errors import BenchError
 from mae_bench.evaluation import Evaluation, Settings
-from mae_bench.images import BLOCK
+from mae_bench.images import BLOCK, PROBE_BLOCKS
 from mae_bench.indicators.block_sums import BlockSums
 from mae_bench.joint_pass import from_bytes, joint_pass, to_bytes
 from mae_bench.models.classifier import Classifier
 from mae_bench.models.pool import Pool
 from mae_bench.models.registry import ModelEntry
 from mae_bench.reference import ScratchError
+from mae_bench.rows import CellResult
 from mae_bench.shard import Shard
 from mae_bench.suites import Suite
 
@@ -205,11 +207,36 @@ def suite(random_suite: Callable[..., Any]) -> Suite:
 
 
 def evaluation(
-    suite: Suite, network: nn.Module, scratch: Path, joint: Path | None, represented: tuple[str, ...] = ()
+    suite: Suite,
+    network: nn.Module,
+    scratch: Path,
+    joint: Path | None,
+    represented: tuple[str, ...] = (),
+    shared: Path | None = None,
+    head: bool = True,
 ) -> Evaluation:
     classifier = Classifier(network, mean=(0.5,), std=(0.25,), input_size=(1, 28, 28))
-    model = Pool("cpu").load(ModelEntry("vit"), lambda: classifier)
-    return Evaluation(suite, model, Settings(batch_size=100), scratch, "run", represented, joint=joint)
+    model = Pool("cpu").load(ModelEntry("vit", head=head), lambda: classifier)
+    return Evaluation(suite, model, Settings(batch_size=100), scratch, "run", represented, shared=shared, joint=joint)
+
+
+def counted(network: nn.Module) -> list[int]:
+    """How many images pass through ``network``, pass by pass."""
+    seen: list[int] = []
+    network.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    return seen
+
+
+def assert_same(result: CellResult, alone: CellResult) -> None:
+    differing = {
+        name
+        for name, value in asdict(result.row).items()
+        if value != asdict(alone.row)[name] and name not in ("seconds", "images_per_second")
+    }
+    assert differing == set()
+    assert np.array_equal(result.prediction, alone.prediction)
+    assert result.indicators == alone.indicators
+    assert result.block_sums == alone.block_sums
 
 
 def test_a_cell_is_the_same_whoever_made_its_blocks(suite: Suite, small_vit: Build, tmp_path: Path) -> None:
@@ -230,22 +257,124 @@ def test_a_cell_is_the_same_whoever_made_its_blocks(suite: Suite, small_vit: Bui
         halfway.wait(60)
         found = [other.run(*cell), first.result()]
     for result in found:
-        differing = {
-            name
-            for name, value in asdict(result.row).items()
-            if value != asdict(alone.row)[name] and name not in ("seconds", "images_per_second")
-        }
-        assert differing == set()
-        assert np.array_equal(result.prediction, alone.prediction)
-        assert result.indicators == alone.indicators
+        assert_same(result, alone)
     assert found[0].row.seconds == found[1].row.seconds
 
 
-def test_clean_cells_and_those_that_are_represented_are_one_process_s(
+CLEAN, DEGRADED, MORE = ("clean", Level(0.0)), ("random_patch", Level(0.5)), ("gaussian_blur", Level(1.0))
+FIRST = PROBE_BLOCKS * BLOCK
+"""Images whose clean features everybody needs."""
+
+
+@pytest.mark.parametrize("processes", [1, 3])
+def test_processes_of_a_machine_pass_the_clean_images_once(
+    suite: Suite, small_vit: Build, tmp_path: Path, processes: int
+) -> None:
+    alone = evaluation(suite, small_vit(), tmp_path, None)
+    expected = [alone.run(*cell) for cell in (CLEAN, DEGRADED)]
+    networks = [small_vit() for _ in range(processes)]
+    seen = [counted(network) for network in networks]
+    shares = [evaluation(suite, network, tmp_path, None, shared=tmp_path / "shared") for network in networks]
+    before = sum(map(sum, seen))  # what loading a network takes
+    barrier = threading.Barrier(processes)
+
+    def clean(own: Evaluation) -> CellResult:
+        barrier.wait()
+        return own.run(*CLEAN)
+
+    with ThreadPoolExecutor(processes) as pool:
+        found = [*pool.map(clean, shares)]
+    assert sum(map(sum, seen)) - before == IMAGES
+    for own, result in zip(shares, found, strict=True):
+        assert_same(result, expected[0])
+        assert result.row.seconds == found[0].row.seconds
+        assert_same(own.run(*DEGRADED), expected[1])
+    assert sum(map(sum, seen)) - before == (1 + processes) * IMAGES
+
+
+def test_a_machine_has_the_clean_features_of_the_blocks_that_it_takes_part_in(
+    suite: Suite, small_vit: Build, tmp_path: Path
+) -> None:
+    alone = evaluation(suite, small_vit(), tmp_path, None)
+    networks = [small_vit(), small_vit()]
+    seen = [counted(network) for network in networks]
+    one, other = (
+        evaluation(suite, network, tmp_path, tmp_path / "joint", shared=tmp_path / name)
+        for name, network in zip(("one", "other"), networks, strict=True)
+    )
+    before = [sum(each) for each in seen]
+
+    def passed() -> list[int]:
+        return [sum(each) - start for each, start in zip(seen, before, strict=True)]
+
+    assert_same(one.run(*CLEAN), alone.run(*CLEAN))
+    assert passed() == [IMAGES, 0]
+    # what is the same for all it need not pass again
+    assert_same(other.run(*CLEAN), alone.run(*CLEAN))
+    assert passed() == [IMAGES, FIRST]
+    # of a cell that the one has made the other needs nothing
+    assert_same(one.run(*DEGRADED), alone.run(*DEGRADED))
+    assert_same(other.run(*DEGRADED), alone.run(*DEGRADED))
+    assert passed() == [2 * IMAGES, FIRST]
+    # of one that it makes itself, the clean images too, once
+    assert_same(other.run(*MORE), alone.run(*MORE))
+    assert passed() == [2 * IMAGES, 2 * IMAGES]
+    other.run("gaussian_blur", Level(2.0))
+    assert passed() == [2 * IMAGES, 3 * IMAGES]
+
+
+def test_blocks_whose_clean_features_are_at_hand_are_taken_first(
+    suite: Suite, small_vit: Build, tmp_path: Path
+) -> None:
+    one, other = (
+        evaluation(suite, small_vit(), tmp_path, tmp_path / "joint", shared=tmp_path / name)
+        for name in ("one", "other")
+    )
+    one.run(*CLEAN)
+    other.run(*CLEAN)
+    last = one.blocks[-1]
+    other._pass(*CLEAN, range(last, last + 1), other.reference, None)
+    taken = []
+    shard_of_other = other.shard
+
+    def shard(name: str, level: Level, blocks: range) -> Shard:
+        taken.extend(blocks)
+        return shard_of_other(name, level, blocks)
+
+    other.shard = shard  # type: ignore[method-assign]
+    other.run(*DEGRADED)
+    assert taken == [*range(PROBE_BLOCKS), last, *range(PROBE_BLOCKS, last)]
+
+
+def test_encoders_share_their_clean_features_too(suite: Suite, small_vit: Build, tmp_path: Path) -> None:
+    network = small_vit()
+    seen = counted(network)
+    alone, one, other = (
+        evaluation(suite, network, tmp_path, None, shared=shared, head=False)
+        for shared in (None, tmp_path / "shared", tmp_path / "shared")
+    )
+    before = sum(seen)
+    for own in (one, other):
+        for key in [(2, "cls"), (2, "mean_patch")]:
+            assert torch.equal(own.reference.tokens(key, 0, IMAGES), alone.reference.tokens(key, 0, IMAGES))
+    assert sum(seen) - before == 2 * IMAGES
+
+
+def test_what_cannot_be_kept_of_the_clean_pass_ends_it_with_its_remedy(
+    suite: Suite, small_vit: Build, tmp_path: Path
+) -> None:
+    (tmp_path / "joint").write_text("")
+    own = evaluation(suite, small_vit(), tmp_path, tmp_path / "joint", shared=tmp_path / "shared")
+    for cell in (CLEAN, DEGRADED):  # without another attempt
+        with pytest.raises(BenchError, match=r"joint.*--mae-run DIR"):
+            own.run(*cell)
+
+
+def test_cells_that_are_represented_and_the_clean_images_for_it_are_one_process_s(
     suite: Suite, small_vit: Build, tmp_path: Path
 ) -> None:
     one = evaluation(suite, small_vit(), tmp_path / "one", tmp_path / "joint", ("random_patch-0.50",))
-    for cell in (("clean", Level(0.0)), ("random_patch", Level(0.5))):
+    for cell in (CLEAN, DEGRADED):
         one.run(*cell)
     assert not (tmp_path / "joint").exists()
     one.run("random_patch", Level(0.25))

@@ -58,6 +58,15 @@ def filled(folder: Path, clean: Clean) -> Reference:
     return reference
 
 
+def block_of(clean: Clean, start: int, stop: int) -> Features:
+    """What a network would leave of some images behind the probe subset."""
+    features = Features()
+    for (what, layer, kind), values in clean.items():
+        if kind != "patch":
+            getattr(features, what)[layer, kind] = values[start:stop]
+    return features
+
+
 def rows_kept(reference: Reference, kind: str) -> int:
     return reference.probe if kind == "patch" else reference.images
 
@@ -210,6 +219,50 @@ def test_a_vit_s_own_features_fit(small_vit: Callable[..., torch.nn.Module], tmp
         assert torch.equal(reference.tokens(key, 0, 20), values)
     for key, values in features.heads.items():
         assert torch.equal(reference.active(key, 0, 20), values.abs() > reference.thresholds[key][:, None])
+
+
+@given(holder_of=st.lists(st.integers(0, 2), min_size=3, max_size=3), order=st.permutations((2, 3, 4)))
+def test_whoever_adds_blocks_to_its_files_and_in_whatever_order_all_have_them(
+    tmp_path_factory: pytest.TempPathFactory, holder_of: list[int], order: list[int]
+) -> None:
+    clean = clean_features(4 * BLOCK + 7)
+    folder = tmp_path_factory.mktemp("shared")
+    alone = filled(folder / "alone", clean)
+    first = Reference(folder / "features", 4 * BLOCK + 7)
+    for start in (0, BLOCK):
+        features = block_of(clean, start, start + BLOCK)
+        for (what, layer, kind), values in clean.items():
+            if kind == "patch":
+                getattr(features, what)[layer, kind] = values[start : start + BLOCK]
+        first.add(start, features)
+    holders = [Reference.finished(folder / "features", first.arrays) for _ in range(3)]
+    for holder, block in zip(holder_of, order, strict=True):
+        assert not any(each.has(block) for each in holders)
+        start = block * BLOCK
+        holders[holder].add(start, block_of(clean, start, start + BLOCK))
+        assert all(each.has(block) for each in holders)
+    for each in holders:
+        for layer in LAYERS[1:]:
+            for key in ((layer, "cls"), (layer, "mean_patch")):
+                assert torch.equal(each.tokens(key, 0, each.images), alone.tokens(key, 0, each.images))
+                assert torch.equal(each.active(key, 0, each.images), alone.active(key, 0, each.images))
+
+
+def test_a_block_is_not_there_before_all_of_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clean = clean_features(3 * BLOCK)
+    shared = Reference.finished(tmp_path / "features", filled(tmp_path / "features", clean).arrays)
+    shared._blocks.discard(2)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "touch", full)
+        with pytest.raises(ScratchError, match=r"features: clean features cannot be kept .*--mae-run DIR"):
+            shared.add(2 * BLOCK, block_of(clean, 2 * BLOCK, 3 * BLOCK))
+    assert not shared.has(2)
+    shared.add(2 * BLOCK, block_of(clean, 2 * BLOCK, 3 * BLOCK))
+    assert shared.has(2)
 
 
 def test_a_disk_without_room_is_named_before_anything_is_written_to_it(

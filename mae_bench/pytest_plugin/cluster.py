@@ -23,7 +23,7 @@ import pytest
 
 from mae_bench.errors import BenchError
 from mae_bench.grouping import grouped
-from mae_bench.images import BLOCK
+from mae_bench.images import BLOCK, PROBE_BLOCKS
 from mae_bench.pytest_plugin.collection import matrix_path, model_of
 from mae_bench.pytest_plugin.harness import Harness
 
@@ -125,8 +125,10 @@ class Driver:
             Group(paths[group[0]][0], tuple(items[position].nodeid for position in group))
             for group in grouped(paths, cluster.at_once)
         ]
-        # where there are more places than cells, several tasks share the images of one
-        divisible = {items[i].nodeid for i, path in enumerate(paths) if path[1:] and path[1] != "clean"}
+        # where there are more places than cells, several tasks share the images of one; the first clean ones are passed
+        # by one process on each node
+        beyond = not harness.limit or harness.limit > PROBE_BLOCKS * BLOCK
+        divisible = {items[i].nodeid for i, path in enumerate(paths) if path[1:] and (path[1] != "clean" or beyond)}
         single = [group for group in groups if len(group.items) == 1 and divisible.issuperset(group.items)]
         spare = max(0, cluster.at_once - len(groups))
         if harness.limit:  # more tasks than blocks of images would find nothing to do

@@ -308,7 +308,7 @@ def test_what_is_crossed_with_another_parameter_is_of_its_cell_and_what_names_no
 
 @pytest.mark.thorough  # starts two workers
 def test_two_workers_share_one_model_and_its_clean_pass(project: Project) -> None:
-    project.matrix("clean", "blur", per_class=60)
+    project.matrix("clean", "blur", per_class=180)  # beyond the images that one of them passes alone
     assert project.run("--mae-run", "alone").ret == 0
     forward = Counter(line for line in project.log if line.startswith("forward"))
     (project.path / "log.txt").unlink()
