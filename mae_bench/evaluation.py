@@ -6,7 +6,7 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property, partial
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mae_bench import memory
+from mae_bench import cached, memory
 from mae_bench.cells import Cell, Level
 from mae_bench.clean_pass import CleanPass, shared_clean_pass
 from mae_bench.degradations import Degradation, Setting, degradation
@@ -209,12 +209,10 @@ class Evaluation:
                 self.joint,
                 self._all_that_decides(name, level),
                 sorted(self.blocks, key=lambda block: not self.reference.has(block)),  # its clean features are here
-                lambda block: self.shard(name, level, range(block, block + 1)),
+                partial(self._block, name, level),
             )
         else:
-            started = time.perf_counter()
-            shard = self._pass(name, level, self.blocks, self.reference, collector)
-            seconds = time.perf_counter() - started
+            shard, seconds = self._timed(name, level, self.blocks, self.reference, collector)
         result = self.result(name, level, shard, seconds)
         if collector is not None:
             self._pass(name, level, self._blocks_beyond, self.reference, collector)
@@ -477,26 +475,21 @@ class Evaluation:
         # decoded before the clock starts, and before there is anything to clean up
         self._pixels("clean", Level(0.0), self.images)
         try:
-            first, identity = self._first_blocks, self._all_that_decides("clean", Level(0.0))
-            clean_pass = partial(self._clean_pass, first)
+            first = self._first_blocks  # by the batch size that was asked for, as in the other processes
+            identity = self._all_that_decides("clean", Level(0.0))
             if self.shared is None:
-                done = clean_pass(self._own_folder)
+                done = self._clean_pass(self._own_folder)
             else:
-                done = shared_clean_pass(self.shared, identity, lambda: self.sample, clean_pass)
+                here = self.shared / cached.key(identity)
+                done = shared_clean_pass(here, identity, lambda: self.sample, self._clean_pass)
             self._reference, self._clean_collector = done.reference, done.collector
             self._reference.prefetch = self.settings.prefetch  # also where another process made it
             self._batch_size = done.batch_size
             shard, seconds = done.shard, done.seconds
-            parts = self.joint or (self.shared and self.shared / "blocks")
-            if parts is not None and first != self.blocks:
-                others, more = joint_pass(
-                    parts,
-                    identity,
-                    self.blocks[first.stop :],
-                    lambda block: self._pass("clean", Level(0.0), range(block, block + 1), done.reference, None),
-                )
-                shard.merge(others)
-                seconds += more
+            if self.shared is not None and (others := self.blocks[first.stop :]):
+                more, took = self._clean_together(here / "blocks", identity, others)
+                shard.merge(more)
+                seconds += took
             if self.model.entry.head:
                 self._reference.prediction[:] = np.concatenate([shard.prediction[block] for block in self.blocks])
                 self._clean = self.result("clean", Level(0.0), shard, seconds)
@@ -506,14 +499,27 @@ class Evaluation:
             self.close()
             raise
 
-    @property
+    @cached_property
     def _first_blocks(self) -> range:
         """Blocks of the clean pass that one process passes alone: those that calibrate its features and those whose
         tokens are collected; all where no other shares it, or where a forward pass takes several of them.
         """
-        if (self.shared is None and self.joint is None) or self.batch_size > BLOCK:
+        if self.shared is None or self.batch_size > BLOCK:
             return self.blocks
         return self.blocks[: max(PROBE_BLOCKS, self.sample.blocks.stop if self.represented else 0)]
+
+    def _clean_together(self, here: Path, identity: str, blocks: Sequence[int]) -> tuple[Shard, float]:
+        """Clean ``blocks`` by the processes of this machine, which meet in the folder ``here``, and by those of others
+        where these too share the cells of the model.
+        """
+
+        def on_this_machine(blocks: Sequence[int]) -> tuple[Shard, float]:
+            return joint_pass(here, identity, blocks, partial(self._block, "clean", Level(0.0)))
+
+        if self.joint is None:
+            return on_this_machine(blocks)
+        # who has a block on this machine waits for nobody on others
+        return joint_pass(self.joint, identity, blocks, lambda block: on_this_machine([block]))
 
     def _all_that_decides(self, name: str, level: Level) -> str:
         """All that decides what a pass leaves for other processes of this run."""
@@ -522,13 +528,11 @@ class Evaluation:
         where = {"machine": machine(self.settings.device), "libraries": libraries()}
         return json.dumps(self.identity(name, level) | settings | asked | where, sort_keys=True)
 
-    def _clean_pass(self, blocks: range, folder: Path) -> CleanPass:
-        """Run it over ``blocks``, with its files below ``folder``."""
+    def _clean_pass(self, folder: Path) -> CleanPass:
+        """Run it over its first blocks, with its files below ``folder``."""
         reference = Reference(folder / "features", self.images)
         collector = Collector(self.sample, folder / "collected") if self.represented else None
-        started = time.perf_counter()
-        shard = self._pass("clean", Level(0.0), blocks, reference, collector)
-        seconds = time.perf_counter() - started
+        shard, seconds = self._timed("clean", Level(0.0), self._first_blocks, reference, collector)
         if collector is not None:
             self._pass("clean", Level(0.0), self._blocks_beyond, reference, collector)
         return CleanPass(reference, shard, seconds, collector, self._batch_size)
@@ -578,19 +582,37 @@ class Evaluation:
             degraded.tokens.clear()
             shutil.rmtree(degraded.folder, ignore_errors=True)
 
+    def _block(self, name: str, level: Level, block: int) -> tuple[Shard, float]:
+        return self._timed(name, level, range(block, block + 1), self.reference, None)
+
+    def _timed(
+        self, name: str, level: Level, blocks: range, reference: Reference, collector: Collector | None
+    ) -> tuple[Shard, float]:
+        """A pass, and the seconds that it takes once what it is compared with is there."""
+        if name != "clean":
+            self._have_clean(blocks)
+        started = time.perf_counter()
+        shard = self._pass(name, level, blocks, reference, collector)
+        return shard, time.perf_counter() - started
+
+    def _have_clean(self, blocks: range) -> None:
+        """Pass the clean images of blocks of the run whose features are on another machine alone."""
+        for block in blocks:
+            if block in self.blocks and not self.reference.has(block):
+                self._block("clean", Level(0.0), block)
+
     @memory.named()
     def _pass(self, name: str, level: Level, blocks: range, reference: Reference, collector: Collector | None) -> Shard:
         """Send ``blocks`` through the model: what the cell sums up, and in ``collector`` what its representation needs.
         Blocks beyond those of the run are collected only.
         """
-        if name != "clean":  # which another machine may have passed
-            for number in blocks:
-                if number in self.blocks and not reference.has(number):
-                    self._pass("clean", Level(0.0), range(number, number + 1), reference, None)
+        if name != "clean":
+            self._have_clean(blocks)
         shard = Shard()
         # on the device until all blocks have passed, so that it is not waited for
         passed: dict[int, Outcomes] = {}
         sums: dict[int, HeldSums] = {}
+        added: list[int] = []
         last = (self.model.taps.blocks, ROW_KIND)
         for number, parts in groupby(self._forward(name, level, blocks, reference, collector), lambda p: p.block):
             counted = number in self.blocks
@@ -611,10 +633,13 @@ class Evaluation:
                 sums[number] = comparison.finish()
                 if comparison.scores:
                     shard.scores[number] = comparison.scores
-            elif kept:
+            elif new:
+                added.append(number)
                 features = Features.concatenated([part.features for part in kept])
                 reference.add(number * BLOCK, features if reference.in_probe(number * BLOCK) else features.pooled)
         self._settle(shard, name, level, passed, reference)
+        for number in added:
+            reference.complete(number)
         for number, held in sums.items():
             held.settle(number, shard)
         return shard

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import math
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,11 +23,12 @@ from mae_bench.shard import Shard
 
 
 def joint_pass(
-    folder: Path, identity: str, blocks: Sequence[int], compute: Callable[[int], Shard]
+    folder: Path, identity: str, blocks: Sequence[int], compute: Callable[[int], tuple[Shard, float]]
 ) -> tuple[Shard, float]:
     """What a pass of ``identity`` over ``blocks`` leaves, and the seconds that it took all processes together.
 
-    Whoever calls this with the same ``folder`` and ``identity`` takes, by ``compute``, the first of its blocks that
+    Whoever calls this with the same ``folder`` and ``identity`` takes, by ``compute``, which gives what a block leaves
+    and the seconds that it took, the first of its blocks that
     nobody is at, until there is none, and waits for the others; the blocks of one that dies are taken over. All get the
     same, in whatever order they name the blocks.
 
@@ -59,7 +59,7 @@ def joint_pass(
     return joined, math.fsum(seconds for _, seconds in parts.values())
 
 
-def _part(path: Path, identity: str, block: int, compute: Callable[[int], Shard]) -> tuple[Shard, float]:
+def _part(path: Path, identity: str, block: int, compute: Callable[[int], tuple[Shard, float]]) -> tuple[Shard, float]:
     """A block as it lies at ``path``, computed and put there if it does not."""
     content = cached.kept(path, identity)
     if content is not None:
@@ -67,9 +67,7 @@ def _part(path: Path, identity: str, block: int, compute: Callable[[int], Shard]
             return from_bytes(content)
         except (BadZipFile, LookupError, TypeError, ValueError):
             pass  # of another version of this code, and made again
-    started = time.perf_counter()
-    shard = compute(block)
-    seconds = time.perf_counter() - started
+    shard, seconds = compute(block)
     with _written(path), written_whole(path) as file:
         file.write(cached.stamped(to_bytes(shard, seconds), identity))
     return shard, seconds

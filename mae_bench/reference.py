@@ -206,13 +206,13 @@ class Reference:
         return start < self.probe
 
     def has(self, block: int) -> bool:
-        """Whether the features of a block are there, from whomever."""
+        """Whether the features of a block are complete, by whomever."""
         if block not in self._blocks and self._shared and self._mark(block).exists():
             self._blocks.add(block)
         return block in self._blocks
 
     def add(self, start: int, features: Features) -> None:
-        """Keep the features of the block that begins at image ``start``.
+        """Keep the features of the block that begins at image ``start``, which is then to be :meth:`complete`.
 
         Raises:
             ScratchError: the disk has no room for them.
@@ -230,15 +230,22 @@ class Reference:
                 self._calibrate()
         else:
             self._keep_active(start, features.heads)
-        if self._shared:  # once they are all in the files
+
+    def complete(self, block: int) -> None:
+        """Say, to all who have the files, that the features of a block are there.
+
+        Raises:
+            ScratchError: the disk cannot be written to.
+        """
+        if self._shared:
             try:
-                self._mark(start // BLOCK).touch()
+                self._mark(block).touch()
             except OSError as error:
                 raise ScratchError(
                     f"{self.folder}: clean features cannot be kept ({error}); free some room, or name a run directory "
                     "on another disk with --mae-run DIR"
                 ) from error
-        self._blocks.add(start // BLOCK)
+        self._blocks.add(block)
 
     def _mark(self, block: int) -> Path:
         """The file that says that the features of a block are in the others."""

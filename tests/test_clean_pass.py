@@ -51,6 +51,7 @@ class Passes:
         for start in range(0, IMAGES, BLOCK):
             features = features_of(min(BLOCK, IMAGES - start), start)
             reference.add(start, features)
+            reference.complete(start // BLOCK)
             collector.add(start, features, torch.arange(start, min(start + BLOCK, IMAGES)))
         collector.add_attention({(1, "attention_distance"): torch.ones(3, 2)})
         collector.add_attention({(1, "attention_distance"): torch.zeros(1, 2)})

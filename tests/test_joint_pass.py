@@ -85,9 +85,9 @@ class Work:
     def __init__(self) -> None:
         self.done: list[int] = []
 
-    def __call__(self, block: int) -> Shard:
+    def __call__(self, block: int) -> tuple[Shard, float]:
         self.done.append(block)
-        return shard_of(block)
+        return shard_of(block), block / 8
 
 
 # ----------------------------------------------------------------------------- on the disk
@@ -148,7 +148,7 @@ def test_each_block_is_done_by_one_and_all_get_the_same(workers: int, tmp_path: 
     first = min(workers, len(BLOCKS))
     all_at_it = threading.Barrier(first)
 
-    def compute(block: int) -> Shard:
+    def compute(block: int) -> tuple[Shard, float]:
         if block < first:  # until as many are at it as can be
             all_at_it.wait(60)
         return work(block)
@@ -158,13 +158,13 @@ def test_each_block_is_done_by_one_and_all_get_the_same(workers: int, tmp_path: 
     assert sorted(work.done) == list(BLOCKS)
     for shard, seconds in found:
         assert_equal(shard, whole())
-        assert seconds == found[0][1]
+        assert seconds == sum(BLOCKS) / 8
 
 
 def test_the_blocks_of_one_that_fails_are_done_by_the_others(tmp_path: Path) -> None:
     work = Work()
 
-    def dies(block: int) -> Shard:
+    def dies(block: int) -> tuple[Shard, float]:
         if block == 2:
             raise MemoryError("here")
         return work(block)
@@ -214,10 +214,13 @@ def evaluation(
     represented: tuple[str, ...] = (),
     shared: Path | None = None,
     head: bool = True,
+    batch_size: int = 100,
 ) -> Evaluation:
     classifier = Classifier(network, mean=(0.5,), std=(0.25,), input_size=(1, 28, 28))
     model = Pool("cpu").load(ModelEntry("vit", head=head), lambda: classifier)
-    return Evaluation(suite, model, Settings(batch_size=100), scratch, "run", represented, shared=shared, joint=joint)
+    return Evaluation(
+        suite, model, Settings(batch_size=batch_size), scratch, "run", represented, shared=shared, joint=joint
+    )
 
 
 def counted(network: nn.Module) -> list[int]:
@@ -244,14 +247,14 @@ def test_a_cell_is_the_same_whoever_made_its_blocks(suite: Suite, small_vit: Bui
     alone = evaluation(suite, small_vit(), tmp_path / "alone", None).run(*cell)
     one, other = (evaluation(suite, small_vit(), tmp_path / name, tmp_path / "joint") for name in ("one", "other"))
     halfway = threading.Event()
-    shard_of_one = one.shard
+    block_of_one = one._block
 
-    def shard(name: str, level: Level, blocks: range) -> Shard:
-        if 2 in blocks:  # the other takes the rest
+    def block(name: str, level: Level, block: int) -> tuple[Shard, float]:
+        if block == 2:  # the other takes the rest
             halfway.set()
-        return shard_of_one(name, level, blocks)
+        return block_of_one(name, level, block)
 
-    one.shard = shard  # type: ignore[method-assign]
+    one._block = block  # type: ignore[method-assign]
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(one.run, *cell)
         halfway.wait(60)
@@ -335,13 +338,14 @@ def test_blocks_whose_clean_features_are_at_hand_are_taken_first(
     last = one.blocks[-1]
     other._pass(*CLEAN, range(last, last + 1), other.reference, None)
     taken = []
-    shard_of_other = other.shard
+    block_of_other = other._block
 
-    def shard(name: str, level: Level, blocks: range) -> Shard:
-        taken.extend(blocks)
-        return shard_of_other(name, level, blocks)
+    def block(name: str, level: Level, block: int) -> tuple[Shard, float]:
+        if name != "clean":
+            taken.append(block)
+        return block_of_other(name, level, block)
 
-    other.shard = shard  # type: ignore[method-assign]
+    other._block = block  # type: ignore[method-assign]
     other.run(*DEGRADED)
     assert taken == [*range(PROBE_BLOCKS), last, *range(PROBE_BLOCKS, last)]
 
@@ -364,10 +368,92 @@ def test_what_cannot_be_kept_of_the_clean_pass_ends_it_with_its_remedy(
     suite: Suite, small_vit: Build, tmp_path: Path
 ) -> None:
     (tmp_path / "joint").write_text("")
-    own = evaluation(suite, small_vit(), tmp_path, tmp_path / "joint", shared=tmp_path / "shared")
-    for cell in (CLEAN, DEGRADED):  # without another attempt
-        with pytest.raises(BenchError, match=r"joint.*--mae-run DIR"):
-            own.run(*cell)
+    network = small_vit()
+    own = evaluation(suite, network, tmp_path, tmp_path / "joint", shared=tmp_path / "shared")
+    with pytest.raises(BenchError, match=r"joint.*--mae-run DIR"):
+        own.run(*CLEAN)
+    seen = counted(network)
+    with pytest.raises(BenchError, match=r"joint.*--mae-run DIR"):
+        own.run(*DEGRADED)
+    assert not seen  # what cannot be done is not tried again
+
+
+@pytest.mark.parametrize("where", [("clean", 2), ("clean", 3), ("random_patch", 0)])
+def test_where_one_dies_the_others_go_on(
+    suite: Suite, small_vit: Build, tmp_path: Path, where: tuple[str, int]
+) -> None:
+    alone = evaluation(suite, small_vit(), tmp_path, None).run(*DEGRADED)
+    network = small_vit()
+    one, other = (evaluation(suite, network, tmp_path, None, shared=tmp_path / "shared") for _ in range(2))
+
+    class Killed(BaseException):
+        """What nobody catches."""
+
+    pass_of_one = one._pass
+
+    def dies(name: str, level: Level, blocks: range, *rest: Any) -> Shard:
+        shard = pass_of_one(name, level, blocks, *rest)
+        if (name, blocks.start) == where:
+            raise Killed
+        return shard
+
+    one._pass = dies  # type: ignore[method-assign]
+    with pytest.raises(Killed):
+        one.run(*DEGRADED)
+    assert_same(other.run(*DEGRADED), alone)
+
+
+def test_processes_that_ask_for_other_things_do_not_disturb_each_other(
+    suite: Suite, small_vit: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = evaluation(suite, small_vit(), tmp_path, None).run(*DEGRADED)
+    one = evaluation(suite, small_vit(), tmp_path, None, shared=tmp_path / "shared")
+    other = evaluation(suite, small_vit(), tmp_path, None, ("gaussian_blur-1.00",), shared=tmp_path / "shared")
+    together = one._clean_together
+
+    def after_the_other(*given: Any) -> tuple[Shard, float]:
+        assert_same(other.run(*DEGRADED), alone)
+        return together(*given)
+
+    monkeypatch.setattr(one, "_clean_together", after_the_other)
+    assert_same(one.run(*DEGRADED), alone)
+    assert_same(other.run(*MORE), evaluation(suite, small_vit(), tmp_path, None).run(*MORE))
+
+
+def test_who_shares_cells_with_other_machines_shares_the_clean_images_with_its_own(
+    suite: Suite, small_vit: Build, tmp_path: Path
+) -> None:
+    network = small_vit()
+    whole, part = (
+        evaluation(suite, network, tmp_path, joint, shared=tmp_path / "shared") for joint in (None, tmp_path / "joint")
+    )
+    seen = counted(network)
+    assert_same(part.run(*CLEAN), whole.run(*CLEAN))
+    assert sum(seen) == IMAGES
+
+
+@pytest.mark.parametrize("batch_size", [512, 100])
+def test_processes_agree_where_memory_ran_out_for_one(
+    suite: Suite, small_vit: Build, tmp_path: Path, batch_size: int
+) -> None:
+    network = small_vit()
+    own = [evaluation(suite, network, tmp_path, None, shared=tmp_path / "shared", batch_size=batch_size) for _ in "ab"]
+    too_many = batch_size
+
+    def small_memory(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        if len(inputs[0]) >= too_many:
+            raise MemoryError
+
+    handle = network.register_forward_pre_hook(small_memory)
+    one = own[0].run(*CLEAN)
+    # where a forward pass was to take several blocks, one process makes all of it
+    parts = [*(tmp_path / "shared").rglob("*.part")]
+    assert len(parts) == (0 if batch_size > BLOCK else len(own[0].blocks) - PROBE_BLOCKS)
+    handle.remove()
+    other = own[1].run(*CLEAN)
+    assert one.row.batch_size == other.row.batch_size == batch_size // 2
+    assert_same(other, one)
+    assert_same(own[1].run(*DEGRADED), own[0].run(*DEGRADED))
 
 
 def test_cells_that_are_represented_and_the_clean_images_for_it_are_one_process_s(

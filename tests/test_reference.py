@@ -55,6 +55,7 @@ def filled(folder: Path, clean: Clean) -> Reference:
             if kind != "patch" or reference.in_probe(start):
                 getattr(features, what)[layer, kind] = values[start : start + BLOCK]
         reference.add(start, features)
+        reference.complete(start // BLOCK)
     return reference
 
 
@@ -235,11 +236,14 @@ def test_whoever_adds_blocks_to_its_files_and_in_whatever_order_all_have_them(
             if kind == "patch":
                 getattr(features, what)[layer, kind] = values[start : start + BLOCK]
         first.add(start, features)
+        first.complete(start // BLOCK)
     holders = [Reference.finished(folder / "features", first.arrays) for _ in range(3)]
     for holder, block in zip(holder_of, order, strict=True):
         assert not any(each.has(block) for each in holders)
         start = block * BLOCK
         holders[holder].add(start, block_of(clean, start, start + BLOCK))
+        assert not any(each.has(block) for each in holders)
+        holders[holder].complete(block)
         assert all(each.has(block) for each in holders)
     for each in holders:
         for layer in LAYERS[1:]:
@@ -248,7 +252,7 @@ def test_whoever_adds_blocks_to_its_files_and_in_whatever_order_all_have_them(
                 assert torch.equal(each.active(key, 0, each.images), alone.active(key, 0, each.images))
 
 
-def test_a_block_is_not_there_before_all_of_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_takes_no_mark_is_named_with_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clean = clean_features(3 * BLOCK)
     shared = Reference.finished(tmp_path / "features", filled(tmp_path / "features", clean).arrays)
     shared._blocks.discard(2)
@@ -256,13 +260,10 @@ def test_a_block_is_not_there_before_all_of_it_is(tmp_path: Path, monkeypatch: p
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    with monkeypatch.context() as patched:
-        patched.setattr(Path, "touch", full)
-        with pytest.raises(ScratchError, match=r"features: clean features cannot be kept .*--mae-run DIR"):
-            shared.add(2 * BLOCK, block_of(clean, 2 * BLOCK, 3 * BLOCK))
+    monkeypatch.setattr(Path, "touch", full)
+    with pytest.raises(ScratchError, match=r"features: clean features cannot be kept .*--mae-run DIR"):
+        shared.complete(2)
     assert not shared.has(2)
-    shared.add(2 * BLOCK, block_of(clean, 2 * BLOCK, 3 * BLOCK))
-    assert shared.has(2)
 
 
 def test_a_disk_without_room_is_named_before_anything_is_written_to_it(

@@ -125,11 +125,14 @@ class Driver:
             Group(paths[group[0]][0], tuple(items[position].nodeid for position in group))
             for group in grouped(paths, cluster.at_once)
         ]
-        # where there are more places than cells, several tasks share the images of one; the first clean ones are passed
-        # by one process on each node
-        beyond = not harness.limit or harness.limit > PROBE_BLOCKS * BLOCK
-        divisible = {items[i].nodeid for i, path in enumerate(paths) if path[1:] and (path[1] != "clean" or beyond)}
+        # where there are more places than cells, several tasks share the images of one; a clean one comes last, whose
+        # first images a process of each node passes alone
+        clean = {items[i].nodeid for i, path in enumerate(paths) if path[1:2] == ("clean",)}
+        divisible = {items[i].nodeid for i, path in enumerate(paths) if path[1:]}
+        if harness.limit and harness.limit <= PROBE_BLOCKS * BLOCK:
+            divisible -= clean
         single = [group for group in groups if len(group.items) == 1 and divisible.issuperset(group.items)]
+        single.sort(key=lambda group: clean.issuperset(group.items))
         spare = max(0, cluster.at_once - len(groups))
         if harness.limit:  # more tasks than blocks of images would find nothing to do
             spare = min(spare, len(single) * (max(2, -(-harness.limit // BLOCK)) - 1))

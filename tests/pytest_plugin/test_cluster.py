@@ -124,8 +124,7 @@ def test_tasks_share_a_cell_where_there_are_fewer_cells_than_places(
     chosen = ("-k", "clean or gaussian_blur-3", "--mae-baseline", "none", "--mae-limit", limit)
     assert project.run(*chosen, "--mae-run", "serial").ret == 0
     assert project.run(*chosen, "--mae-executor", "ray", "--mae-run", "run").ret == 0
-    # one for the clean cell, of which there is nothing to share, the others for the blurred one, as many as it has
-    # blocks at most
+    # the blurred cell first, and of few images it alone, which has as many tasks as blocks at most
     manifest = json.loads((project.path / "run/manifest.json").read_text())
     assert manifest["cluster"]["tasks"] == tasks
     assert project.rows("run") == project.rows("serial")
