@@ -39,7 +39,7 @@ INSTEAD = {
     'python -m pip install -e ".[dev]"': "true",
     "python -m pip install path/to/mae_bench": "true",
     "python -m pip install torch torchvision --index-url https://download.pytorch.org/whl/cpu": "true",
-    'python -m pip install "$MAE_BENCH" pytest-xdist': "true",
+    'python -m pip install "$MAE_BENCH"': "true",
     # where nothing is downloaded, and what is installed is not there for other tests
     "python -m pip install ./": "python -m pip install -q --no-deps --no-build-isolation --target packages ./",
     "--mae-device cuda ": "--mae-device cpu ",
