@@ -102,7 +102,7 @@ def separable(images: Tensor, kernel: tuple[float, ...], border: str, method: Me
     height, width = images.shape[-2:]
     # what is written into room of its own has no gradient
     if images.device.type != "cpu" or (images.requires_grad and torch.is_grad_enabled()):
-        rows, columns = (_toeplitz(side, kernel, border, images.device) for side in (height, width))
+        rows, columns = (toeplitz(side, kernel, border, images.device) for side in (height, width))
         return rows @ (images @ columns.mT)
     planes = images.reshape(-1, height, width).contiguous()  # also where channels come last
     result = torch.empty_like(planes)
@@ -161,9 +161,14 @@ def inside(position: Tensor, size: int, border: str) -> Tensor:
 
 
 @lru_cache(maxsize=64)
-def _toeplitz(size: int, kernel: tuple[float, ...], border: str, device: torch.device) -> Tensor:
+def toeplitz(size: int, kernel: tuple[float, ...], border: str, device: torch.device) -> Tensor:
     """(size, size): the weight of each pixel of a line in each pixel of the line of sums. The border is folded in, so
     that a kernel may be wider than the line.
+
+    >>> toeplitz(3, (0.25, 0.5, 0.25), "nearest", torch.device("cpu"))
+    tensor([[0.7500, 0.2500, 0.0000],
+            [0.2500, 0.5000, 0.2500],
+            [0.0000, 0.2500, 0.7500]])
     """
     radius = len(kernel) // 2
     # what is kept may be used in another mode than the one that it is made in
@@ -176,7 +181,7 @@ def _toeplitz(size: int, kernel: tuple[float, ...], border: str, device: torch.d
 @lru_cache(maxsize=64)
 def _bands(size: int, kernel: tuple[float, ...], border: str) -> tuple[_Band, ...]:
     bands = []
-    matrix = _toeplitz(size, kernel, border, torch.device("cpu"))
+    matrix = toeplitz(size, kernel, border, torch.device("cpu"))
     step = _BAND if size > 2 * _BAND else size  # a short line is a single band
     for start in range(0, size, step):
         rows = matrix[start : start + step]

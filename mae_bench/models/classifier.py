@@ -68,10 +68,14 @@ class Classifier(nn.Module):
         return json.dumps({"view": asdict(self.view), "mean": self.mean, "std": self.std, "channels": self.channels})
 
     def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.module(self.normalised(images))
+        return logits
+
+    def normalised(self, images: Tensor) -> Tensor:
+        """``images`` (B, C, H, W) in [0, 1] as the module takes them."""
         if images.shape[1] == 1 and self.channels == 3:
             images = images.expand(-1, 3, -1, -1)
-        logits: Tensor = self.module((images - self._mean).div_(self._std))
-        return logits
+        return (images - self._mean).div_(self._std)
 
     @classmethod
     def of(cls, name: str, returned: object) -> Classifier:

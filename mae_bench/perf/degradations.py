@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
 
@@ -12,6 +12,8 @@ from torch import Tensor
 
 from mae_bench.cells import Level
 from mae_bench.degradations import BUILT_IN, DEGRADATIONS, Degradation, Setting
+from mae_bench.degradations.blur import gaussian_kernel
+from mae_bench.degradations.convolution import toeplitz
 from mae_bench.degradations.ladders import GRIDS, ladder
 from mae_bench.perf.conditions import Conditions
 from mae_bench.perf.measurement import FASTER, LONGER, Findings, Measurement
@@ -23,6 +25,7 @@ OURS, COPY = "mae_bench", "a copy"
 SIDE = 224
 SIGMAS = {(3, 224): (1.0, 2.0, 4.0, 8.0), (3, 32): (0.5, 1.0, 2.0), (1, 28): (0.5, 1.0, 2.0)}
 """Standard deviations in pixels by channels and side of the images that they blur."""
+AT_ONCE = "all in one product, multiples of the time of one after the other"
 LEAST = 0.02
 """Seconds that a piece of work takes at least in a round, repeated if need be."""
 
@@ -37,6 +40,8 @@ def measured(conditions: Conditions) -> Findings:
         batch = smooth_images(images, channels, side).to(conditions.device)
         for sigma in sigmas[-2:] if conditions.quick else sigmas:
             findings.measurements += _blur_measurements(conditions, batch, sigma, peers)
+        if side != SIDE:
+            findings.measurements.append(_at_once(conditions, batch, sigmas))
     findings.measurements += _against_a_copy(conditions)
     return findings
 
@@ -59,6 +64,33 @@ def _blur_measurements(conditions: Conditions, batch: Tensor, sigma: float, peer
         for name, each in seconds.items()
         if name != OURS
     ]
+
+
+def _at_once(conditions: Conditions, batch: Tensor, sigmas: Sequence[float]) -> Measurement:
+    """What it takes to blur by all ``sigmas`` in one product, as a multiple of one after the other."""
+    images, channels, side, _ = batch.shape
+    blurs = [gaussian_blur(batch, sigma) for sigma in sigmas]
+    work = {OURS: Work(lambda: [blur() for blur in blurs], images), AT_ONCE: Work(stacked_blur(batch, sigmas), images)}
+    seconds = interleaved(work, conditions.clock, conditions.rounds, LEAST)
+    case = f"gaussian_blur by {len(sigmas)} sigmas, {channels}x{side}x{side}"
+    return Measurement.of(SECTION, case, AT_ONCE, LONGER, ratio(seconds[AT_ONCE], seconds[OURS]))
+
+
+def stacked_blur(batch: Tensor, sigmas: Sequence[float]) -> Callable[[], Tensor]:
+    """(sigmas, B, C, H, W) by all ``sigmas`` in pixels: the columns in one product with all their matrices, one below
+    the other, which is read once, and the rows of each in a product of its own.
+    """
+    images, channels, side, _ = batch.shape
+    kernels = [gaussian_kernel(sigma, math.ceil(4 * sigma)) for sigma in sigmas]
+    matrices = torch.stack([toeplitz(side, kernel, "mirror", batch.device) for kernel in kernels])
+
+    def blur() -> Tensor:
+        columns = batch.reshape(-1, side) @ matrices.view(-1, side).mT
+        columns = columns.view(images * channels, side, len(sigmas), side).permute(2, 0, 1, 3)
+        blurred = matrices[:, None] @ columns
+        return blurred.view(len(sigmas), images, channels, side, side)
+
+    return blur
 
 
 def gaussian_blur(batch: Tensor, sigma: float) -> Callable[[], Tensor]:

@@ -54,6 +54,7 @@ WHOLE = f"a cell of {CELL_IMAGES:,} images with its probe indicators"
 ROBUSTBENCH = "RobustBench's loop, no indicator"
 TIMM = "timm's validation loop, no indicator"
 NAIVE = "the naive loop, the clean pass in every cell"
+CONVERSION = "bytes to normalised images alone, the most that fusing this with anything could save"
 
 
 def measured(conditions: Conditions) -> Findings:
@@ -140,6 +141,7 @@ def _measurements(
             ROBUSTBENCH: Work(loops.robustbench, batch),
             TIMM: Work(loops.timm, batch),
             NAIVE: Work(loops.naive, batch),
+            CONVERSION: Work(loops.conversion, loops.images),
         }
     for name in (FORWARD, POOLED):  # the clean pass has warmed up what they share
         work[name].do()
@@ -171,7 +173,8 @@ def _whole_cell(forward: float, pooled: float, probe: float, attention: float) -
 @dataclass(frozen=True)
 class Loops:
     """The loops beside ours, on the images behind the probe subset: ``batches`` as the network takes them, ``clean``
-    and ``degraded`` ones in [0, 1], ``labels`` of each, and the ``pictures`` that timm's loader transforms.
+    and ``degraded`` ones in [0, 1], ``labels`` of each, and the ``pictures`` that timm's loader transforms. ``read``
+    gives clean images in [0, 1] once more, batch by batch.
     """
 
     model: LoadedModel
@@ -182,6 +185,7 @@ class Loops:
     labels: list[Tensor]
     pictures: list[tuple[Image.Image, int]]
     transform: Callable[[Image.Image], Tensor]
+    read: Callable[[], Iterator[Tensor]]
 
     @classmethod
     def of(cls, evaluation: Evaluation) -> Loops:
@@ -203,12 +207,13 @@ class Loops:
         return cls(
             model,
             getattr(torch, evaluation.settings.dtype),
-            [(images - classifier._mean) / classifier._std for images in degraded],
+            [classifier.normalised(images) for images in degraded],
             clean,
             degraded,
             [torch.from_numpy(labels[start:stop]).to(device) for start, stop in edges],
             [(evaluation.suite.read(position), int(labels[position])) for position in range(*edges[0])],
             transform,
+            lambda: (evaluation.degraded("clean", Level(0.0), *edge) for edge in edges),
         )
 
     @property
@@ -234,6 +239,12 @@ class Loops:
         with self._inference():
             for batch in self.batches:
                 self.model.classifier.module(batch)
+
+    def conversion(self) -> None:
+        """Images as they are kept, made into what the network takes, and nothing else."""
+        with self._inference():
+            for images in self.read():
+                self.model.classifier.normalised(images)
 
     def attention(self) -> None:
         """One batch with what is read from the attention maps of every block."""

@@ -41,6 +41,8 @@ def test_loops_see_the_images_behind_the_probe_subset(evaluation: Evaluation) ->
     degraded = evaluation.degraded(*CELL, first, first + BEYOND)
     assert torch.equal(torch.cat(loops.degraded), degraded)
     assert not torch.equal(torch.cat(loops.clean), degraded)
+    converted = [evaluation.model.classifier.normalised(images) for images in loops.read()]
+    assert torch.equal(torch.cat(converted), evaluation.model.classifier.normalised(torch.cat(loops.clean)))
     with torch.inference_mode():
         logits = torch.cat([evaluation.model.classifier.module(batch) for batch in loops.batches])
     torch.testing.assert_close(logits, evaluation.logits(degraded), rtol=0, atol=1e-4)
@@ -81,6 +83,7 @@ def test_the_section_measures_every_loop() -> None:
     ratios = {m.subject: m.value for m in found.measurements if m.unit == LONGER}
     assert set(ratios) == {
         engine.POOLED, engine.PROBE, engine.WHOLE, engine.ROBUSTBENCH, engine.TIMM, engine.NAIVE,
+        engine.CONVERSION,
     }  # fmt: skip
     assert all(value > 0 for value in ratios.values())
     assert found.notes == ["a model at 224 pixels takes longer than a quick run"]

@@ -14,7 +14,7 @@ import torch
 
 from mae_bench.perf import peers
 from mae_bench.perf.corruptions import NAMES
-from mae_bench.perf.degradations import gaussian_blur, peer_blur, smooth_images
+from mae_bench.perf.degradations import gaussian_blur, peer_blur, smooth_images, stacked_blur
 from mae_bench.perf.peers import PEERS, AbsentPeerError, peer, present
 
 
@@ -52,6 +52,13 @@ def test_peers_blur_as_we_do(name: str, channels: int, side: int, sigma: float) 
     if not isinstance(found, torch.Tensor):
         found = torch.from_numpy(np.stack([picture.reshape(side, side, channels) for picture in found])).movedim(-1, 1)
     torch.testing.assert_close(found.float(), gaussian_blur(batch, sigma)(), rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize(("channels", "side"), [(3, 32), (1, 28)])
+def test_all_sigmas_in_one_product_are_those_one_after_the_other(channels: int, side: int) -> None:
+    batch, sigmas = smooth_images(5, channels, side), (0.5, 1.0, 2.0)
+    for found, sigma in zip(stacked_blur(batch, sigmas)(), sigmas, strict=True):
+        torch.testing.assert_close(found, gaussian_blur(batch, sigma)(), rtol=0, atol=1e-5)
 
 
 @pytest.mark.skipif(find_spec("imagecorruptions") is None, reason=PEERS["imagecorruptions"].command)
