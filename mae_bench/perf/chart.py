@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 OURS, GOAL = "#0072b2", "#d55e00"
 PEERS = ("#009e73", "#e69f00", "#56b4e9", "#cc79a7", "#666666")
 """The colours of Okabe and Ito, told apart with any colour vision."""
+LEAST = 0.8
+"""Multiples of a forward pass at which the axis of loops begins: what takes a small part of one is no loop."""
 
 
 def chart(record: Record) -> tuple[bytes, str]:
@@ -27,7 +29,7 @@ def chart(record: Record) -> tuple[bytes, str]:
     panels = [
         (draw, shown)
         for draw, shown in (
-            (_engine, [m for m in found if m.section == "engine" and m.unit == LONGER]),
+            (_engine, [m for m in found if m.section == "engine" and m.unit == LONGER and m.value > LEAST]),
             (_blur, [m for m in blurs if m.unit == RATE and m.case in beside_peers and m.subject != "a copy"]),
             (_corruptions, [m for m in found if m.section == "corruptions" and m.unit == FASTER]),
             (_memory, [m for m in found if m.section == "memory" and m.unit == "MB"]),
@@ -79,7 +81,7 @@ def _engine(ax: Axes, measured: Sequence[Measurement], device: str) -> None:
     colours = [OURS if m.subject.startswith("a cell") else PEERS[4] for m in shown]
     goal = GOALS["pooled cuda" if device == "cuda" else "pooled float32"]
     _bars(ax, shown, [m.subject for m in shown], goal.bound, colours)
-    ax.set_xlim(0.8, 1.12 * max(m.high for m in shown))
+    ax.set_xlim(LEAST, 1.12 * max(m.high for m in shown))
     ax.set_xlabel("multiples of the pure forward pass")
     ax.set_title(case, fontsize=10)
     ax.legend(frameon=False, loc="lower right")
