@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import io
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from zipfile import BadZipFile
@@ -16,7 +15,7 @@ from filelock import FileLock
 from mae_bench import cached
 from mae_bench.atomic import written_whole
 from mae_bench.joint_pass import from_bytes, to_bytes
-from mae_bench.reference import Reference, ScratchError
+from mae_bench.reference import Reference, ScratchError, keeping
 from mae_bench.representation import Collector, Sample
 from mae_bench.shard import Shard
 
@@ -83,17 +82,17 @@ def shared_clean_pass(
         ScratchError: the folder cannot be written to, or what was written cannot be read.
     """
     lock = FileLock(folder.with_name(f"{folder.name}.lock"))
-    with _written(folder):
+    with keeping("clean features", folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     try:
         found = CleanPass.finished(folder, identity, sample)
         if found is None:
-            with _written(folder):
+            with keeping("clean features", folder):
                 shutil.rmtree(folder, ignore_errors=True)
                 folder.mkdir()
             made = compute(folder)
-            with _written(folder):
+            with keeping("clean features", folder):
                 made.finish(folder, identity)
             found = CleanPass.finished(folder, identity, sample)
     finally:
@@ -101,14 +100,3 @@ def shared_clean_pass(
     if found is None:
         raise ScratchError(f"{folder}: clean features that were just written cannot be read; check the disk")
     return found
-
-
-@contextmanager
-def _written(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise ScratchError(
-            f"{folder}: clean features cannot be kept ({error}); free some room, or name a run directory on another "
-            "disk with --mae-run DIR"
-        ) from error

@@ -236,7 +236,7 @@ class Evaluation:
                 self._represent(name, level, Shard(), None)
             else:
                 collector = self._collector(name, level)
-                shard = self._pass(name, level, self.sample.blocks, self.reference, collector)
+                shard, _ = self._timed(name, level, self.sample.blocks, self.reference, collector)
                 self._represent(name, level, shard, collector)
         return self._representations[condition]
 
@@ -285,7 +285,7 @@ class Evaluation:
 
     def shard(self, name: str, level: Level, blocks: range) -> Shard:
         """The given blocks of a degraded cell alone, to be merged with the others before :meth:`result`."""
-        return self._pass(name, level, blocks, self.reference, None)
+        return self._timed(name, level, blocks, self.reference, None)[0]
 
     def clean_tokens(self, kind: str) -> dict[int, Tensor]:
         """Clean tokens (N, D) of one ``kind`` of the :attr:`sample` by layer."""
@@ -583,6 +583,7 @@ class Evaluation:
             shutil.rmtree(degraded.folder, ignore_errors=True)
 
     def _block(self, name: str, level: Level, block: int) -> tuple[Shard, float]:
+        """A pass over one block, and its seconds."""
         return self._timed(name, level, range(block, block + 1), self.reference, None)
 
     def _timed(
@@ -606,8 +607,6 @@ class Evaluation:
         """Send ``blocks`` through the model: what the cell sums up, and in ``collector`` what its representation needs.
         Blocks beyond those of the run are collected only.
         """
-        if name != "clean":
-            self._have_clean(blocks)
         shard = Shard()
         # on the device until all blocks have passed, so that it is not waited for
         passed: dict[int, Outcomes] = {}

@@ -6,7 +6,6 @@ import io
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -18,8 +17,10 @@ from filelock import FileLock, Timeout
 from mae_bench import cached
 from mae_bench.atomic import written_whole
 from mae_bench.indicators.block_sums import BlockSums
-from mae_bench.reference import ScratchError
+from mae_bench.reference import keeping
 from mae_bench.shard import Shard
+
+PART = "a part of a cell"
 
 
 def joint_pass(
@@ -27,16 +28,15 @@ def joint_pass(
 ) -> tuple[Shard, float]:
     """What a pass of ``identity`` over ``blocks`` leaves, and the seconds that it took all processes together.
 
-    Whoever calls this with the same ``folder`` and ``identity`` takes, by ``compute``, which gives what a block leaves
-    and the seconds that it took, the first of its blocks that
-    nobody is at, until there is none, and waits for the others; the blocks of one that dies are taken over. All get the
-    same, in whatever order they name the blocks.
+    Whoever calls this with the same ``folder`` and ``identity`` takes the first of its blocks that nobody is at, until
+    there is none, and waits for the others; the blocks of one that dies are taken over. ``compute`` gives what a block
+    leaves and the seconds that it took. All get the same, in whatever order they name the blocks.
 
     Raises:
         ScratchError: the folder cannot be written to.
     """
     own = folder / cached.key(identity)
-    with _written(own):
+    with keeping(PART, own):
         own.mkdir(parents=True, exist_ok=True)
     parts: dict[int, tuple[Shard, float]] = {}
     for wait in (False, True):
@@ -45,7 +45,7 @@ def joint_pass(
                 continue
             lock = FileLock(own / f"{block}.lock")
             try:
-                with _written(own):
+                with keeping(PART, own):
                     lock.acquire(blocking=wait)
             except Timeout:
                 continue
@@ -68,7 +68,7 @@ def _part(path: Path, identity: str, block: int, compute: Callable[[int], tuple[
         except (BadZipFile, LookupError, TypeError, ValueError):
             pass  # of another version of this code, and made again
     shard, seconds = compute(block)
-    with _written(path), written_whole(path) as file:
+    with keeping(PART, path), written_whole(path) as file:
         file.write(cached.stamped(to_bytes(shard, seconds), identity))
     return shard, seconds
 
@@ -138,16 +138,3 @@ def _sums(shard: Shard) -> Iterator[tuple[str, Any, BlockSums]]:
     for what, each in (("tokens", shard.tokens), ("heads", shard.heads)):
         for key, sums in each.items():
             yield what, key, sums
-
-
-@contextmanager
-def _written(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except Timeout:
-        raise
-    except OSError as error:
-        raise ScratchError(
-            f"{path}: a part of a cell cannot be kept ({error}); free some room, or name a run directory on another "
-            "disk with --mae-run DIR"
-        ) from error

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from filelock import Timeout
 from torch import Tensor
 
 from mae_bench.errors import BenchError
@@ -25,6 +27,22 @@ Key = tuple[int, str]
 
 class ScratchError(BenchError):
     """Clean features that cannot be kept."""
+
+
+@contextmanager
+def keeping(what: str, path: Path) -> Iterator[None]:
+    """Inside, what the disk refuses of ``what`` at ``path`` is a :class:`ScratchError` with its remedy; that a lock is
+    held by another is no refusal.
+    """
+    try:
+        yield
+    except Timeout:
+        raise
+    except OSError as error:
+        raise ScratchError(
+            f"{path}: {what} cannot be kept ({error}); free some room, or name a run directory on another disk with "
+            "--mae-run DIR"
+        ) from error
 
 
 def to_device(values: Tensor, device: torch.device, prefetch: bool = True) -> Tensor:
@@ -238,13 +256,8 @@ class Reference:
             ScratchError: the disk cannot be written to.
         """
         if self._shared:
-            try:
+            with keeping("clean features", self.folder):
                 self._mark(block).touch()
-            except OSError as error:
-                raise ScratchError(
-                    f"{self.folder}: clean features cannot be kept ({error}); free some room, or name a run directory "
-                    "on another disk with --mae-run DIR"
-                ) from error
         self._blocks.add(block)
 
     def _mark(self, block: int) -> Path:
