@@ -468,7 +468,7 @@ def claims(
             if trajectories is not None:
                 import torch
 
-                from mae_bench.evaluation import Settings
+                from mae_bench.settings import Settings
                 from mae_bench.trajectories import evaluated
 
                 torch.set_num_threads(threads)
@@ -545,10 +545,11 @@ def _class_tokens(suite: Suite, name: str) -> tuple[dict[int, Tensor], np.ndarra
     """CLS tokens of a bundled model by layer on the sample of clean images, and their labels."""
     import tempfile
 
-    from mae_bench.evaluation import Evaluation, Settings
+    from mae_bench.evaluation import Evaluation
     from mae_bench.models.pool import Pool
     from mae_bench.models.registry import ModelEntry
     from mae_bench.models.zoo import bundled
+    from mae_bench.settings import Settings
 
     model = Pool("cpu").load(ModelEntry(name), lambda: bundled(name))
     with tempfile.TemporaryDirectory() as scratch:

@@ -1,4 +1,4 @@
-"""The one loop: a model on a suite under a degradation, from pixels to a row."""
+"""The one loop: a model on a suite under a degradation, from its inputs to a row."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, fields, replace
 from functools import cached_property, partial
 from itertools import groupby
 from pathlib import Path
@@ -21,26 +20,24 @@ from torch import Tensor
 from mae_bench import cached, memory
 from mae_bench.cells import Cell, Level
 from mae_bench.clean_pass import CleanPass, shared_clean_pass
-from mae_bench.degradations import Degradation, Setting, degradation
-from mae_bench.degradations.occlusion import dropped_tokens, hidden_tokens
-from mae_bench.duplicates import distinct, duplicate_of, near_duplicates
+from mae_bench.degradations import Degradation, degradation
+from mae_bench.duplicates import distinct
 from mae_bench.errors import BenchError
-from mae_bench.images import BLOCK, PROBE_BLOCKS, Decoded, View, cache_folder, decoded
+from mae_bench.forward_pass import ForwardPass
+from mae_bench.images import BLOCK, PROBE_BLOCKS, View
 from mae_bench.indicators import INDICATOR_VERSION, added_indicators, alignment, retention, software
 from mae_bench.indicators.accuracy import TOP_K, Outcomes, accuracy_sums, outcomes
-from mae_bench.indicators.attention import attention_values
 from mae_bench.indicators.block_sums import BlockSums
 from mae_bench.indicators.calibration import calibration_sums, expected_calibration_error
 from mae_bench.indicators.chance import at_chance
 from mae_bench.indicators.profile import Record, profile
+from mae_bench.inputs import Inputs, Progress
 from mae_bench.joint_pass import joint_pass
 from mae_bench.machine import libraries, machine
 from mae_bench.models.pool import LoadedModel
-from mae_bench.models.recorded import Forward, Recorded, on_gpu
 from mae_bench.models.taps import KINDS, POOLED, Features
-from mae_bench.reference import CleanSide, Key, Reference, to_device
+from mae_bench.reference import Key, Reference
 from mae_bench.representation import (
-    ATTENTION_IMAGES,
     Collector,
     Representation,
     Sample,
@@ -49,7 +46,8 @@ from mae_bench.representation import (
 )
 from mae_bench.rows import CellResult, ResultRow
 from mae_bench.salience import Salience
-from mae_bench.shard import FORETELLING, Comparison, HeldSums, Part, Shard, windows
+from mae_bench.settings import Settings
+from mae_bench.shard import FORETELLING, Comparison, HeldSums, Part, Shard
 from mae_bench.statistics import auc, wilson
 from mae_bench.suites import LabelMap, Suite
 
@@ -57,50 +55,9 @@ ROW_KIND = "mean_patch"
 """Token kind whose retention stands in a row, and whose alignment is held against flips: the one that every model has.
 """
 
-CARD_SHARE = 0.4
-"""Share of a GPU's free memory that decoded images may take."""
-STACKED = 4096
-"""Numbers of an image up to which what several layers give is looked at together."""
-Progress = Callable[[int, int], None]
-CPU_BATCH, CUDA_BATCH = 64, 256
-"""Images per forward pass where the batch size is ``auto``: what fits a core's cache, and one block."""
-
 
 class EvaluationError(BenchError):
     """A cell that has no valid result."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How cells are evaluated. ``limit`` 0 means all images, ``batch_size`` 0 means automatic; ``suite_view``
-    forces the suite's view on every model; ``jackknife`` asks clean representations for values without each tenth
-    of the images, which costs their separability ten times over; ``compiles`` has torch compile what it can of a model;
-    ``memory_format`` is one of :data:`mae_bench.models.pool.MEMORY_FORMATS`; ``graphs`` has a GPU play back forward
-    passes (:mod:`mae_bench.models.recorded`) and ``prefetch`` sends it images and clean features while it works on
-    those before; neither changes a number.
-    """
-
-    device: str = "cpu"
-    dtype: str = "float32"
-    batch_size: int = 0
-    seed: int = 0
-    limit: int = 0
-    threads: int = 1
-    suite_view: bool = False
-    jackknife: bool = False
-    compiles: bool = False
-    memory_format: str = "auto"
-    graphs: bool = False
-    prefetch: bool = True
-
-    @property
-    def arithmetic(self) -> str:
-        """``dtype`` with what else was asked for that forward passes round by.
-
-        >>> Settings(dtype="bfloat16", compiles=True).arithmetic
-        'bfloat16 compiled'
-        """
-        return self.dtype + " compiled" * self.compiles + f" {self.memory_format}" * (self.memory_format != "auto")
 
 
 class Evaluation:
@@ -137,7 +94,6 @@ class Evaluation:
         self.joint = joint
         self.run_id = run_id
         self.device = torch.device(settings.device)
-        self.images = suite.manifest.subset(settings.limit)
         self.represented = frozenset(represented)
         self.label_map = (
             suite.label_map(model.entry.name, model.outputs) if model.entry.head else LabelMap("no classifier", ())
@@ -147,23 +103,15 @@ class Evaluation:
                 f"model {model.entry.name!r} takes {model.classifier.channels} channel(s) but suite "
                 f"{suite.entry.name!r} has {suite.channels}: give the model {suite.channels} input channels"
             )
-        self.view = self._suite_view() if settings.suite_view else suite.view(model.classifier.view)
-        self.stored_view = suite.stored_view(self.view)
-        self.progress = progress
-        self.salience = salience or (lambda _: Salience(suite.entry, self.device))
+        view = self._suite_view() if settings.suite_view else suite.view(model.classifier.view)
+        self.inputs = Inputs(suite, view, settings, scratch, progress, salience)
+        self.forward_pass = ForwardPass(model, self.inputs)
         self._failed = ""
         self._clean: CellResult | None = None
         self._reference: Reference | None = None
         self._folder: Path | None = None
         self._clean_collector: Collector | None = None
         self._representations: dict[str, Representation] = {}
-        self._batch_size = settings.batch_size or (CUDA_BATCH if self.device.type == "cuda" else CPU_BATCH)
-        self._decoded: dict[tuple[str, int], Decoded] = {}
-        self._card: Tensor | None = None
-        self._attended: Salience | None = None
-        self._network: Forward = (
-            Recorded(self._pass_through, partial(on_gpu, self.device)) if settings.graphs else self._pass_through
-        )
 
     @property
     def clean(self) -> CellResult:
@@ -202,9 +150,9 @@ class Evaluation:
             return self._without_result(name, level, reason)
         assert self.clean is not None
         collector = self._collector(name, level) if f"{name}-{level}" in self.represented else None
-        self._pixels(name, level, self.images)  # what is stored is decoded before the clock starts
+        self.inputs.decode(name, level)  # what is stored, before the clock starts
         # parts are of one block, and so is each forward pass of them
-        if self.joint is not None and collector is None and self.batch_size <= BLOCK:
+        if self.joint is not None and collector is None and self.inputs.batch_size <= BLOCK:
             shard, seconds = joint_pass(
                 self.joint,
                 self._all_that_decides(name, level),
@@ -244,45 +192,6 @@ class Evaluation:
         """Why the model cannot have cells of a degradation; None where it can."""
         return self.model.taps.token_reason if kind.on_tokens else None
 
-    def method(self, name: str, level: Level) -> str | None:
-        """By which of several equal ways the images of a cell are degraded; None where there is one."""
-        if self.suite.stored is not None and level.severity:
-            return None
-        size = (self.view.height, self.view.width)
-        return degradation(name, level.severity).method(level, size, self.device, self.suite.entry.reference_size)
-
-    def decode(self) -> None:
-        """Have the clean images decoded, if they are not yet.
-
-        Raises:
-            ImageError: one cannot be read, or there is no room for them.
-        """
-        self._pixels("clean", Level(0.0), self.images)
-
-    @cached_property
-    def duplicate_of(self) -> np.ndarray:
-        """(images,) for each image of the run the position of the first that is the same to the model: by its file, or
-        by its pixels under the view.
-        """
-        return duplicate_of(self.suite.manifest.ids[: self.images], self._seen.digests[: self.images])
-
-    @property
-    def copies(self) -> list[tuple[int, int]]:
-        """Positions of images that are copies, each with that of the first."""
-        first = self.duplicate_of
-        return [(int(i), int(first[i])) for i in np.flatnonzero(first != np.arange(len(first)))]
-
-    @cached_property
-    def near_duplicates(self) -> list[tuple[int, int]]:
-        """Pairs of images of the run that look the same and yet are not, which is worth a warning."""
-        seen = self._seen
-        return near_duplicates(seen.likeness[: self.images], seen.pixels[: self.images], self.duplicate_of)
-
-    @property
-    def _seen(self) -> Decoded:
-        self.decode()
-        return self._decoded["", self.images]
-
     def shard(self, name: str, level: Level, blocks: range) -> Shard:
         """The given blocks of a degraded cell alone, to be merged with the others before :meth:`result`."""
         return self._timed(name, level, blocks, self.reference, None)[0]
@@ -296,23 +205,39 @@ class Evaluation:
             if name == kind
         }
 
-    @cached_property
-    def sample(self) -> Sample:
-        """Images on which classes are told apart."""
-        return Sample.of(self.suite)
+    @property
+    def images(self) -> int:
+        """How many images of the suite the run takes."""
+        return self.inputs.images
 
     @property
     def blocks(self) -> range:
-        return range(-(-self.images // BLOCK))
+        """Numbers of the blocks of the run."""
+        return self.inputs.blocks
+
+    @property
+    def sample(self) -> Sample:
+        """Images on which classes are told apart."""
+        return self.inputs.sample
+
+    def degraded(self, name: str, level: Level, start: int, stop: int) -> Tensor:
+        """Images ``start`` to ``stop`` of the suite in [0, 1] on the device, degraded: (B, C, H, W) float32."""
+        return self.inputs.degraded(name, level, start, stop)
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Logits (B, outputs) in float32 of ``images`` (B, C, H, W) in [0, 1].
+
+        Raises:
+            ForwardPassError: the model's logits change their shape.
+        """
+        return self.forward_pass.logits(images)
 
     def close(self) -> None:
         """Remove the clean features from disk; another cell would need another clean pass."""
-        self._clean = self._reference = self._clean_collector = self._card = None
-        if isinstance(self._network, Recorded):
-            self._network.clear()
+        self._clean = self._reference = self._clean_collector = None
+        self.inputs.close()
+        self.forward_pass.clear()
         if self._folder is not None:
-            for known in [known for known in self._decoded if known[0]]:
-                del self._decoded[known]
             shutil.rmtree(self._folder, ignore_errors=True)
             self._folder = None
 
@@ -324,7 +249,7 @@ class Evaluation:
             "model": self.model.entry.name,
             "degradation": name,
             "level": level.value,
-            "unit": self._unit(kind, level),
+            "unit": self.inputs.unit(name, level),
             "manifest_hash": self.suite.manifest_hash,
             "label_map": self.label_map.name,
             "weights_hash": self.model.weights_hash,
@@ -333,55 +258,12 @@ class Evaluation:
             "seed": self.settings.seed,
             "dtype": self.settings.arithmetic,
             "device": self.device.type,
-            "view": str(self.view),
+            "view": str(self.inputs.view),
             "subset": f"first {self.images} of {len(self.suite.manifest.ids)}",
             "indicator_version": INDICATOR_VERSION,
             "torch_version": str(torch.__version__),
             "mae_bench_version": software(),
         }
-
-    def _unit(self, kind: Degradation, level: Level) -> str:
-        """The unit of a level with what else a cell's pixels come from: the table of its severities, the published
-        files, or the reference model.
-        """
-        if self.suite.stored is not None and level.severity:
-            return f"severity (as published, {self.suite.stored(kind.name, int(level.value)).fingerprint[:12]})"
-        if kind.by_salience:
-            return f"{kind.unit} of {self.suite.entry.salience}"
-        return kind.unit_at(min(self.view.height, self.view.width))
-
-    @property
-    def batch_size(self) -> int:
-        """Images per forward pass: as set, above a block rounded down to whole blocks; halved as often as memory ran
-        out.
-        """
-        size = self._batch_size
-        return size if size <= BLOCK else size // BLOCK * BLOCK
-
-    def _pixels(self, name: str, level: Level, stop: int) -> np.ndarray:
-        """Decoded images of the run, or where ``stop`` lies behind them those of the sample too: as they are stored
-        under a degradation where they are, else clean.
-        """
-        suite = self.suite
-        count = self.images if stop <= self.images else min(len(suite.manifest.ids), self.sample.blocks.stop * BLOCK)
-        is_stored = suite.stored is not None and level.severity
-        key = (f"{name}-{level}" if is_stored else "", count)
-        if key not in self._decoded:
-            if suite.stored is not None and is_stored:
-                self._decoded[key] = self._stored_pixels(name, level, count)
-            else:
-                folder = self.scratch if suite.entry.bundled else cache_folder()
-                self._decoded[key] = decoded(
-                    suite.manifest,
-                    count,
-                    self.view,
-                    suite.channels,
-                    suite.read,
-                    folder / "decoded",
-                    progress=self.progress,
-                    order=suite.order,
-                )
-        return self._decoded[key].pixels
 
     @property
     def _own_folder(self) -> Path:
@@ -390,48 +272,6 @@ class Evaluation:
             self.scratch.mkdir(parents=True, exist_ok=True)
             self._folder = Path(tempfile.mkdtemp(prefix="reference-", dir=self.scratch))
         return self._folder
-
-    def _stored_pixels(self, name: str, level: Level, count: int) -> Decoded:
-        """Decoded images as they are stored under a degradation, kept until those of another cell are asked for: all of
-        ImageNet-C's would fill 700 GB.
-        """
-        suite = self.suite
-        assert suite.stored is not None
-        folder = self._own_folder / "stored"
-        for known in [known for known in self._decoded if known[0]]:
-            del self._decoded[known]
-        shutil.rmtree(folder, ignore_errors=True)
-        variant = suite.stored(name, int(level.value))
-        return decoded(
-            suite.manifest,
-            count,
-            self.stored_view,
-            suite.channels,
-            variant.read,
-            folder,
-            f"{name} {level} {variant.fingerprint}",
-            self.progress,
-            suite.order,
-        )
-
-    def _shown(self, name: str, level: Level, start: int, stop: int) -> Tensor:
-        """(B, C, H, W) float32 images ``start`` to ``stop`` in [0, 1] on the device, before they are degraded."""
-        if self.device.type == "cuda":
-            return self._on_card(name, level, start, stop).float() / 255
-        # numpy converts and divides in one pass, piece by piece in the cache
-        stored = self._pixels(name, level, stop)[start:stop]
-        return torch.from_numpy(np.divide(stored, np.float32(255), dtype=np.float32))
-
-    def _on_card(self, name: str, level: Level, start: int, stop: int) -> Tensor:
-        """(B, C, H, W) uint8 images ``start`` to ``stop``. Clean ones are kept on a GPU that has room for them."""
-        pixels = self._pixels(name, level, stop)
-        if self._card is None or len(self._card) != len(pixels):
-            free, _ = torch.cuda.mem_get_info(self.device)
-            if name == "clean" and pixels.nbytes < CARD_SHARE * free:
-                self._card = torch.from_numpy(np.array(pixels)).to(self.device)
-        if self._card is not None and len(self._card) == len(pixels) and not (level.severity and self.suite.stored):
-            return self._card[start:stop]
-        return to_device(torch.from_numpy(np.array(pixels[start:stop])), self.device, self.settings.prefetch)
 
     @cached_property
     def _choice(self) -> tuple[Tensor | None, Tensor]:
@@ -473,7 +313,7 @@ class Evaluation:
         if self._failed:
             raise EvaluationError(self._failed)
         # decoded before the clock starts, and before there is anything to clean up
-        self._pixels("clean", Level(0.0), self.images)
+        self.inputs.decode()
         try:
             first = self._first_blocks  # by the batch size that was asked for, as in the other processes
             identity = self._all_that_decides("clean", Level(0.0))
@@ -484,7 +324,7 @@ class Evaluation:
                 done = shared_clean_pass(here, identity, lambda: self.sample, self._clean_pass)
             self._reference, self._clean_collector = done.reference, done.collector
             self._reference.prefetch = self.settings.prefetch  # also where another process made it
-            self._batch_size = done.batch_size
+            self.inputs.at_once = done.batch_size
             shard, seconds = done.shard, done.seconds
             if self.shared is not None and (others := self.blocks[first.stop :]):
                 more, took = self._clean_together(here / "blocks", identity, others)
@@ -504,7 +344,7 @@ class Evaluation:
         """Blocks of the clean pass that one process passes alone: those that calibrate its features and those whose
         tokens are collected; all where no other shares it, or where a forward pass takes several of them.
         """
-        if self.shared is None or self.batch_size > BLOCK:
+        if self.shared is None or self.inputs.batch_size > BLOCK:
             return self.blocks
         return self.blocks[: max(PROBE_BLOCKS, self.sample.blocks.stop if self.represented else 0)]
 
@@ -535,7 +375,7 @@ class Evaluation:
         shard, seconds = self._timed("clean", Level(0.0), self._first_blocks, reference, collector)
         if collector is not None:
             self._pass("clean", Level(0.0), self._blocks_beyond, reference, collector)
-        return CleanPass(reference, shard, seconds, collector, self._batch_size)
+        return CleanPass(reference, shard, seconds, collector, self.inputs.at_once)
 
     def _collected_clean(self) -> Collector:
         """Clean tokens of the sample."""
@@ -613,7 +453,9 @@ class Evaluation:
         sums: dict[int, HeldSums] = {}
         added: list[int] = []
         last = (self.model.taps.blocks, ROW_KIND)
-        for number, parts in groupby(self._forward(name, level, blocks, reference, collector), lambda p: p.block):
+        for number, parts in groupby(
+            self.forward_pass.parts(name, level, blocks, reference, collector), lambda p: p.block
+        ):
             counted = number in self.blocks
             comparison = Comparison(reference, last) if counted and name != "clean" else None
             new = name == "clean" and counted and not reference.has(number)
@@ -622,7 +464,7 @@ class Evaluation:
             for part in parts:
                 logits.append(part.logits)
                 if collector is not None:
-                    collector.add(part.start, part.features, self._keys(part.start, part.stop))
+                    collector.add(part.start, part.features, self.inputs.keys(part.start, part.stop))
                 if comparison is not None:
                     comparison.add(part)
                 elif new:
@@ -683,161 +525,6 @@ class Evaluation:
                 },
             )
 
-    def _forward(
-        self, name: str, level: Level, blocks: range, reference: Reference, collector: Collector | None
-    ) -> Iterator[Part]:
-        """Parts of blocks after their forward pass; several blocks share one where it is large."""
-        remaining = list(blocks)
-        while remaining:
-            at_once = max(1, self.batch_size // BLOCK)
-            group, remaining = remaining[:at_once], remaining[at_once:]
-            begin = group[0] * BLOCK
-            last = min(
-                (group[-1] + 1) * BLOCK, self.images if group[-1] in self.blocks else len(self.suite.manifest.ids)
-            )
-            patches = reference.in_probe(begin) or (collector is not None and group[0] in self.sample.blocks)
-            while begin < last:
-                end = min(begin + self.batch_size, last)
-                maps = collector is not None and begin < ATTENTION_IMAGES
-                found, why = None, ""
-                try:
-                    found = self._forward_part(name, level, begin, end, reference, patches, maps)
-                except (MemoryError, OSError, RuntimeError) as error:
-                    if not memory.ran_out(error):
-                        raise
-                    why = str(error)
-                if found is None:  # only here: what the pass held is free once the error is gone
-                    self._halve(end - begin, why)
-                    continue
-                logits, features, side = found
-                if collector is not None and features.attention:
-                    collector.add_attention(
-                        {key: values[: ATTENTION_IMAGES - begin] for key, values in features.attention.items()}
-                    )
-                for start, stop in windows(begin, end):
-                    window = slice(start - begin, stop - begin)
-                    own = features.window(window)
-                    if not reference.in_probe(start) and collector is None:
-                        own = own.pooled
-                    yield Part(start, logits[window], own, None if side is None else side.window(window))
-                begin = end
-
-    def _forward_part(
-        self, name: str, level: Level, start: int, stop: int, reference: Reference, patches: bool, maps: bool
-    ) -> tuple[Tensor, Features, CleanSide | None]:
-        """Logits, features and clean side of the images that one forward pass takes; logits are NaN where features are
-        not finite.
-        """
-        taps = self.model.taps
-        hidden = self._hidden_tokens(name, level, start, stop)
-        images = self.degraded(name, level, start, stop)
-        kept = 0 if hidden is None else hidden.shape[1] - dropped_tokens(level.value, hidden.shape[1])
-        if hidden is None:
-            logits, features = self._network(images, patches, maps)
-        else:
-            with taps.dropping(hidden, kept):
-                logits, features = self._pass_through(images, patches, False)
-        side = None if hidden is None else self._side_of_kept(reference, images, hidden, kept, patches)
-        return logits, features, side
-
-    def _pass_through(self, images: Tensor, patches: bool, maps: bool) -> tuple[Tensor, Features]:
-        """Logits and features of ``images`` (B, C, H, W)."""
-        taps = self.model.taps
-        reading = partial(attention_values, prefix=taps.prefix, grid=taps.grid)
-        readings = dict.fromkeys(range(1, taps.blocks + 1), reading) if maps else None
-        with taps.capture(patches, readings) as features:
-            logits = self.logits(images)
-        # an image whose features are not finite has no outcome, however finite what the network made of them
-        return logits.masked_fill(~_finite(features, logits)[:, None], torch.nan), features
-
-    def _halve(self, images: int, why: str) -> None:
-        """Go on with half of the ``images`` for which memory ran out; ``why`` is what was said of it.
-
-        Raises:
-            EvaluationError: it was a single one.
-        """
-        if images == 1:
-            raise EvaluationError(
-                f"model {self.model.entry.name!r}: {self.device} has no memory left for a forward pass of a single "
-                f"image ({why}); use another device, a smaller model, or --mae-dtype bfloat16"
-            )
-        self._batch_size = images // 2
-        if isinstance(self._network, Recorded):
-            self._network.clear()
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-
-    def _hidden_tokens(self, name: str, level: Level, start: int, stop: int) -> Tensor | None:
-        """(B, P) which tokens the degradation takes away; None where it changes pixels."""
-        if not degradation(name, level.severity).on_tokens or level.value == 0:
-            return None
-        return hidden_tokens(level.value, self._setting(start, stop), self.model.taps.grid)
-
-    def _side_of_kept(
-        self, reference: Reference, images: Tensor, hidden: Tensor, kept: int, patches: bool
-    ) -> CleanSide:
-        """The clean side of images that lose tokens: a mean over the kept ones depends on which they are, so the clean
-        forward pass is made again beside the degraded one.
-        """
-        with self.model.taps.capture(patches=True) as features:
-            self.logits(images)
-        with torch.inference_mode():
-            left = self.model.taps.of_kept(features, hidden, kept)
-        return reference.side_of_kept(left if patches else left.pooled, hidden)
-
-    def _keys(self, start: int, stop: int) -> Tensor:
-        return to_device(torch.from_numpy(self.suite.manifest.keys[start:stop]), self.device, self.settings.prefetch)
-
-    def _setting(self, start: int, stop: int, by_salience: bool = False) -> Setting:
-        return Setting(
-            keys=self._keys(start, stop),
-            seed=self.settings.seed,
-            reference_size=self.suite.entry.reference_size,
-            mean=self.suite.mean,
-            salience=self._salience_of(start, stop) if by_salience else None,
-        )
-
-    def _salience_of(self, start: int, stop: int) -> Tensor:
-        """(B, cells) where the suite's reference model looks in the clean images, as :mod:`mae_bench.salience` has it;
-        known of whole blocks, once they were asked for.
-        """
-        if self._attended is None:
-            self._attended = self.salience(self.view)
-        blocks = []
-        for number in range(start // BLOCK, -(-stop // BLOCK)):
-            first, last = number * BLOCK, min((number + 1) * BLOCK, len(self.suite.manifest.ids))
-            if number not in self._attended:
-                clean = self._shown("clean", Level(0.0), first, last)
-                self._attended.add(number, clean, self.batch_size)
-            blocks.append(self._attended[number])
-        offset = start // BLOCK * BLOCK
-        return torch.cat(blocks)[start - offset : stop - offset]
-
-    def degraded(self, name: str, level: Level, start: int, stop: int) -> Tensor:
-        """Images ``start`` to ``stop`` of the suite in [0, 1] on the device, degraded: (B, C, H, W) float32."""
-        pixels = self._shown(name, level, start, stop)
-        if self.suite.stored is not None and level.severity:
-            return pixels
-        kind = degradation(name, level.severity)
-        return kind.apply(pixels, level, self._setting(start, stop, kind.by_salience))
-
-    def logits(self, images: Tensor) -> Tensor:
-        """Logits (B, outputs) in float32 of images in [0, 1].
-
-        Raises:
-            EvaluationError: the model's logits change their shape.
-        """
-        dtype: torch.dtype = getattr(torch, self.settings.dtype)
-        lowered = torch.autocast(self.device.type, dtype) if dtype != torch.float32 else nullcontext()
-        with torch.inference_mode(), lowered:
-            logits: Tensor = self.model.classifier(images)
-        if logits.shape != (len(images), self.model.outputs):
-            raise EvaluationError(
-                f"model {self.model.entry.name!r} gave logits of shape {tuple(logits.shape)} for {len(images)} images; "
-                f"expected ({len(images)}, {self.model.outputs})"
-            )
-        return logits.float()
-
     def result(self, name: str, level: Level, shard: Shard, seconds: float) -> CellResult:
         """The cell that ``shard`` amounts to.
 
@@ -854,10 +541,10 @@ class Evaluation:
         clean = name == "clean"
         clean_hits = hits if clean else round((self.clean.row.top1 or 0.0) * n)
         # copies tell nothing new, so that intervals are those of as many images as there are different ones
-        different = distinct(self.duplicate_of)
+        different = distinct(self.inputs.duplicate_of)
         low, high = _interval(hits, n, different)
-        low5, high5 = _interval(top5, n, different)
         ranked = self.model.outputs > TOP_K
+        low5, high5 = _interval(top5, n, different) if ranked else (None, None)
         indicators = self._profile(shard.tokens, shard.heads) + self._foretold(shard, prediction) if not clean else []
         summary = self._summary(indicators)
         kind = degradation(name, level.severity)
@@ -873,8 +560,8 @@ class Evaluation:
             top1_low=low,
             top1_high=high,
             top5=top5 / n if ranked else None,
-            top5_low=low5 if ranked else None,
-            top5_high=high5 if ranked else None,
+            top5_low=low5,
+            top5_high=high5,
             nll=total["nll"] / n,
             ece=expected_calibration_error(
                 sums.total("bin_images"), sums.total("bin_confidence"), sums.total("bin_hits")
@@ -885,7 +572,7 @@ class Evaluation:
             **summary,
             seconds=seconds,
             images_per_second=n / seconds,
-            batch_size=self.batch_size,
+            batch_size=self.inputs.batch_size,
             threads=self.settings.threads,
             machine=machine(self.settings.device),
             libraries=libraries(),
@@ -924,7 +611,7 @@ class Evaluation:
             "machine": machine(self.settings.device),
             "libraries": libraries(),
             "seconds": 0.0,
-            "batch_size": self.batch_size,
+            "batch_size": self.inputs.batch_size,
             "threads": self.settings.threads,
             "classes": len(self.suite.manifest.classes),
             "parameters": self.model.parameters,
@@ -985,16 +672,3 @@ def _interval(hits: int, images: int, different: int) -> tuple[float, float]:
         return wilson(hits, images)
     low, high = wilson(round(hits * different / images), different)
     return min(low, hits / images), max(high, hits / images)
-
-
-def _finite(features: Features, logits: Tensor) -> Tensor:
-    """(B,) whether all ``features`` of an image have a finite length, without which they have no direction either."""
-    alike: dict[torch.Size, list[Tensor]] = {}  # pooled ones together, of which there are many small ones
-    for values in (*features.tokens.values(), *features.heads.values(), *features.attention.values()):
-        alike.setdefault(values.shape, []).append(values.flatten(1))
-    finite = torch.ones(len(logits), dtype=torch.bool, device=logits.device)
-    for shape, each in alike.items():
-        # to stack what is large would take longer than to look at it
-        for stack in [torch.stack(each)] if shape.numel() < STACKED * len(logits) else each:
-            finite &= torch.isfinite(torch.linalg.vector_norm(stack, dim=-1)).reshape(-1, len(logits)).all(0)
-    return finite

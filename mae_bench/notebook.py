@@ -27,7 +27,7 @@ from mae_bench.suites import suite_entry
 if TYPE_CHECKING:
     from torch import nn
 
-    from mae_bench.evaluation import Settings
+    from mae_bench.settings import Settings
     from mae_bench.store import RunDirectory
 
 Told = Callable[[int, int, str], None]
@@ -180,8 +180,8 @@ def _settings(device: str, dtype: str, batch_size: int | None, seed: int, limit:
     Raises:
         BenchError: the device is not there.
     """
-    from mae_bench.evaluation import Settings
     from mae_bench.executors.local import resolved_device, resolved_dtype
+    from mae_bench.settings import Settings
 
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
         raise ArgumentError(f"device {device!r}: {near_name(device, ('auto', 'cpu', 'cuda', 'cuda:0'))}")

@@ -12,11 +12,12 @@ from typing import Any
 from mae_bench.cells import Level
 from mae_bench.degradations import ladders
 from mae_bench.errors import BenchError
-from mae_bench.evaluation import Evaluation, Settings
+from mae_bench.evaluation import Evaluation
 from mae_bench.evidence import Trajectories
 from mae_bench.models.pool import Pool
 from mae_bench.models.registry import ModelEntry
 from mae_bench.models.zoo import digest, load_weights
+from mae_bench.settings import Settings
 from mae_bench.store import write_atomically
 from mae_bench.suites import Suite
 

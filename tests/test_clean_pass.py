@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from mae_bench.cells import Level
 from mae_bench.clean_pass import FINISHED, CleanPass, shared_clean_pass
-from mae_bench.evaluation import Evaluation, Settings
+from mae_bench.evaluation import Evaluation
 from mae_bench.images import BLOCK
 from mae_bench.models.classifier import Classifier
 from mae_bench.models.pool import Pool
@@ -28,6 +28,7 @@ from mae_bench.models.registry import ModelEntry
 from mae_bench.models.taps import Features
 from mae_bench.reference import Reference, ScratchError
 from mae_bench.representation import Collector, Sample
+from mae_bench.settings import Settings
 from mae_bench.shard import Shard
 from mae_bench.suites import Suite
 

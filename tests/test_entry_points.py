@@ -25,7 +25,7 @@ from mae_bench.degradations import BUILT_IN, Setting, added_degradations, degrad
 from mae_bench.degradations.ladders import conditions, levels
 from mae_bench.entry_points import EntryPointError
 from mae_bench.errors import BenchError
-from mae_bench.evaluation import Evaluation, Settings
+from mae_bench.evaluation import Evaluation
 from mae_bench.indicators import BUILT_IN as OWN_INDICATORS
 from mae_bench.indicators import added_indicators, alignment, retention, software
 from mae_bench.leaderboard import Leaderboard
@@ -38,6 +38,7 @@ from mae_bench.report.page import page
 from mae_bench.report.pictures import Pictures
 from mae_bench.representation import ATTENTION, SEPARABILITY
 from mae_bench.results import Results
+from mae_bench.settings import Settings
 from mae_bench.shard import FORETELLING
 from mae_bench.store import RunDirectory
 from mae_bench.suites import SUITES, every_suite, suite_entry

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from mae_bench.cells import Level
 from mae_bench.degradations import Setting, degradation
-from mae_bench.evaluation import Evaluation, EvaluationError, Settings
+from mae_bench.evaluation import Evaluation, EvaluationError
+from mae_bench.forward_pass import ForwardPassError
 from mae_bench.images import BLOCK
 from mae_bench.indicators.alignment import INDICATORS as ALIGNMENTS
 from mae_bench.indicators.retention import INDICATORS as RETENTIONS
@@ -28,6 +29,7 @@ from mae_bench.models.pool import LoadedModel, Pool
 from mae_bench.models.registry import ModelEntry
 from mae_bench.models.taps import KINDS
 from mae_bench.rows import IDENTITY, CellResult, ResultRow, identity_difference
+from mae_bench.settings import Settings
 from mae_bench.shard import Shard
 from mae_bench.suites import LabelMap, StoredImages, Suite, SuiteError
 
@@ -673,7 +675,7 @@ def test_logits_that_change_their_shape_end_the_cell(evaluate: Build, small_suit
         def forward(self, images: Tensor) -> Tensor:
             return images.flatten(1)[:, : 8 + (len(images) > 2)]
 
-    with pytest.raises(EvaluationError, match=r"'growing' gave logits of shape \(64, 9\) for 64.*expected \(64, 8\)"):
+    with pytest.raises(ForwardPassError, match=r"'growing' gave logits of shape \(64, 9\) for 64.*expected \(64, 8\)"):
         _ = evaluate(small_suite, loaded(Growing(), "growing")).clean
 
 
@@ -764,7 +766,7 @@ def test_a_batch_too_large_for_memory_is_halved_and_the_row_says_so(
 def test_a_model_for_which_one_image_is_too_much_is_refused(evaluate: Build, suite: Suite) -> None:
     model = loaded(RunsOutOfMemory(linear(), 2))
     model.classifier.module.room = 0
-    with pytest.raises(EvaluationError, match="no memory left for a forward pass of a single image"):
+    with pytest.raises(ForwardPassError, match="no memory left for a forward pass of a single image"):
         evaluate(suite, model).run(*HALF)
 
 

@@ -15,13 +15,14 @@ from mae_bench.cells import Level
 from mae_bench.degradations import BUILT_IN, DEGRADATIONS, PATTERNS, Degradation
 from mae_bench.degradations.ladders import ladder
 from mae_bench.degradations.occlusion import hidden, hidden_tokens
-from mae_bench.evaluation import Evaluation, Settings
+from mae_bench.evaluation import Evaluation
 from mae_bench.models.pool import Pool
 from mae_bench.models.registry import ModelEntry
 from mae_bench.models.zoo import bundled
 from mae_bench.perf.degradations import setting_of
 from mae_bench.randomness import random_normal, random_uniform, random_words
 from mae_bench.reference import to_device
+from mae_bench.settings import Settings
 from mae_bench.suites import SUITES
 
 pytestmark = pytest.mark.gpu

@@ -18,7 +18,7 @@ from torch import nn
 
 from mae_bench.cells import Level
 from mae_bench.errors import BenchError
-from mae_bench.evaluation import Evaluation, Settings
+from mae_bench.evaluation import Evaluation
 from mae_bench.images import BLOCK, PROBE_BLOCKS
 from mae_bench.indicators.block_sums import BlockSums
 from mae_bench.joint_pass import from_bytes, joint_pass, to_bytes
@@ -27,6 +27,7 @@ from mae_bench.models.pool import Pool
 from mae_bench.models.registry import ModelEntry
 from mae_bench.reference import ScratchError
 from mae_bench.rows import CellResult
+from mae_bench.settings import Settings
 from mae_bench.shard import Shard
 from mae_bench.suites import Suite
 

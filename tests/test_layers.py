@@ -16,13 +16,16 @@ PACKAGE = Path(mae_bench.__file__).parent
 FLOORS = {
     0: (
         "mae_bench", "archives", "atomic", "cached", "cells", "entry_points", "errors", "file_names", "markup",
-        "published", "restored", "revision", "rows", "seals", "statistics",
+        "published", "restored", "revision", "rows", "seals", "settings", "statistics",
     ),
     1: ("duplicates", "images", "labelled_images", "machine", "memory", "randomness", "suites"),
     2: ("degradations",),
     3: ("models",),
     4: ("indicators",),
-    5: ("clean_pass", "joint_pass", "evaluation", "reference", "representation", "salience", "shard", "training"),
+    5: (
+        "clean_pass", "evaluation", "forward_pass", "inputs", "joint_pass", "reference", "representation", "salience",
+        "shard", "training",
+    ),
     6: (
         "baseline", "claims", "comparison", "contrasts", "corruption_error", "evidence", "export", "figures", "history",
         "leaderboard", "merge", "mirror", "paired_comparison", "regression", "report", "selfcheck", "side", "sinks",

@@ -15,10 +15,11 @@ import mae_bench
 from mae_bench import Classifier, Results, evaluate
 from mae_bench.degradations.ladders import conditions
 from mae_bench.errors import BenchError
-from mae_bench.evaluation import Evaluation, Settings
+from mae_bench.evaluation import Evaluation
 from mae_bench.models.pool import Pool
 from mae_bench.models.registry import ModelEntry
 from mae_bench.models.zoo import bundled
+from mae_bench.settings import Settings
 from mae_bench.store import RunDirectory, cell_of
 from mae_bench.suites import suite_entry
 from mae_bench.verify import verification

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mae_bench.cells import Level
 from mae_bench.degradations.occlusion import hidden_tokens
-from mae_bench.evaluation import Evaluation, EvaluationError, Settings
+from mae_bench.evaluation import Evaluation, EvaluationError
 from mae_bench.images import BLOCK
 from mae_bench.indicators.attention import attention_values, uniform_distance
 from mae_bench.indicators.profile import column
@@ -30,6 +30,7 @@ from mae_bench.representation import (
     RepresentationError,
     Sample,
 )
+from mae_bench.settings import Settings
 from mae_bench.suites import Suite
 
 Build = Callable[..., Any]
@@ -347,7 +348,7 @@ def test_token_drop_is_a_forward_pass_without_the_tokens(
     model = loaded(network)
     evaluation = evaluate(model, limit=512)
     result = evaluation.run("token_drop", Level(level))
-    hidden = hidden_tokens(level, evaluation._setting(0, 512), model.taps.grid)
+    hidden = hidden_tokens(level, evaluation.inputs.setting(0, 512), model.taps.grid)
     images = evaluation.degraded("clean", Level(0.0), 0, 512)
     prefix = network.num_prefix_tokens
     predictions, cosines = [], []
@@ -373,7 +374,7 @@ def test_token_drop_is_a_forward_pass_without_the_tokens(
 
 
 def test_tokens_dropped_at_a_level_are_dropped_at_a_higher_one(evaluate: Build, vit: LoadedModel) -> None:
-    setting = evaluate(vit, limit=512)._setting(0, 100)
+    setting = evaluate(vit, limit=512).inputs.setting(0, 100)
     lower = torch.zeros(100, 16, dtype=torch.bool)
     for level in (0.1, 0.25, 0.5, 0.75, 0.9, 1.0):
         hidden = hidden_tokens(level, setting, (4, 4))

@@ -13,10 +13,11 @@ from torch import nn
 
 from mae_bench.cells import Level
 from mae_bench.errors import BenchError
-from mae_bench.evaluation import Evaluation, Settings
+from mae_bench.evaluation import Evaluation
 from mae_bench.models.pool import Pool
 from mae_bench.models.registry import ModelEntry
 from mae_bench.models.zoo import ARCHITECTURES, load_weights, save_weights
+from mae_bench.settings import Settings
 from mae_bench.suites import Suite
 from mae_bench.trajectories import conditions, evaluated
 

@@ -18,8 +18,9 @@ from torch import nn
 
 from mae_bench.cells import Cell, Level
 from mae_bench.errors import BenchError
-from mae_bench.evaluation import Evaluation, Progress, Settings
+from mae_bench.evaluation import Evaluation
 from mae_bench.images import View, cache_folder, decoded
+from mae_bench.inputs import Progress
 from mae_bench.labelled_images import LabelledImages, first_copies
 from mae_bench.machine import machine, version_of
 from mae_bench.models import ModelError
@@ -29,6 +30,7 @@ from mae_bench.models.registry import ModelEntry
 from mae_bench.representation import Representation
 from mae_bench.rows import CellResult, identity_difference
 from mae_bench.salience import Salience
+from mae_bench.settings import Settings
 from mae_bench.store import RunDirectory, StoreError
 from mae_bench.suites import Suite, SuiteEntry
 
@@ -170,9 +172,11 @@ class LocalExecutor:
             BenchError: an image cannot be read, or as :attr:`evaluation`.
         """
         evaluation = self.evaluation
-        evaluation.decode()
+        evaluation.inputs.decode()
         if not self._model_written:
-            self.run_directory.write_model(evaluation.model, evaluation.copies, evaluation.near_duplicates)
+            self.run_directory.write_model(
+                evaluation.model, evaluation.inputs.copies, evaluation.inputs.near_duplicates
+            )
             self._model_written = True
 
     def _salience(self, view: View) -> Salience:

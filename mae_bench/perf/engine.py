@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from mae_bench.cells import Level
-from mae_bench.evaluation import Evaluation, Settings
+from mae_bench.evaluation import Evaluation
 from mae_bench.images import BLOCK, PROBE_BLOCKS, content_hash, stratified
 from mae_bench.indicators.alignment import alignment_scores
 from mae_bench.indicators.attention import attention_values
@@ -31,6 +31,7 @@ from mae_bench.perf.degradations import SIDE, smooth_images
 from mae_bench.perf.measurement import LONGER, Findings, Measurement
 from mae_bench.perf.timing import Work, interleaved, ratio
 from mae_bench.representation import ATTENTION_IMAGES
+from mae_bench.settings import Settings
 from mae_bench.suites import SUITES, Suite, SuiteEntry
 
 SECTION = "engine"
@@ -190,7 +191,7 @@ class Loops:
     @classmethod
     def of(cls, evaluation: Evaluation) -> Loops:
         model, device = evaluation.model, evaluation.device
-        first, last, size = PROBE_BLOCKS * BLOCK, evaluation.images, evaluation.batch_size
+        first, last, size = PROBE_BLOCKS * BLOCK, evaluation.images, evaluation.inputs.batch_size
         edges = [(start, min(start + size, last)) for start in range(first, last, size)]
         clean = [evaluation.degraded("clean", Level(0.0), *edge) for edge in edges]
         degraded = [evaluation.degraded(*CELL, *edge) for edge in edges]

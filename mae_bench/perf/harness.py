@@ -29,7 +29,8 @@ import pytest
 import torch
 
 from mae_bench import Classifier, model_fixture
-from mae_bench.evaluation import Evaluation
+from mae_bench.forward_pass import ForwardPass
+from mae_bench.inputs import Inputs
 
 COSTS = {"processor": [], "elapsed": [], "images": [], "nothing": []}
 IMAGES = [0.0]
@@ -45,7 +46,7 @@ def timed(method):
     return run
 
 
-Evaluation.degraded, Evaluation.logits = timed(Evaluation.degraded), timed(Evaluation.logits)
+Inputs.degraded, ForwardPass.logits = timed(Inputs.degraded), timed(ForwardPass.logits)
 
 
 class MeanColour(torch.nn.Module):

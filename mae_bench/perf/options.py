@@ -14,13 +14,14 @@ from pathlib import Path
 import numpy as np
 
 from mae_bench.cells import Level
-from mae_bench.evaluation import Evaluation, Settings
+from mae_bench.evaluation import Evaluation
 from mae_bench.images import BLOCK
 from mae_bench.models.zoo import bundled
 from mae_bench.perf.conditions import Conditions
 from mae_bench.perf.engine import evaluated
 from mae_bench.perf.measurement import LONGER, PREDICTIONS, Findings, Measurement
 from mae_bench.perf.timing import Spread, Work, interleaved, ratio
+from mae_bench.settings import Settings
 from mae_bench.suites import SUITES
 
 SECTION = "options"

@@ -14,13 +14,14 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from mae_bench.evaluation import Evaluation, Settings
+from mae_bench.evaluation import Evaluation
 from mae_bench.models.pool import Pool
 from mae_bench.models.registry import ModelEntry
 from mae_bench.models.zoo import bundled
 from mae_bench.perf import PerfError
 from mae_bench.perf.conditions import one_thread
 from mae_bench.perf.engine import BUNDLED, CELL, LARGE, smooth_suite, trained
+from mae_bench.settings import Settings
 from mae_bench.suites import SUITES, Suite
 
 SUBJECTS = {"bundled": 1024, "vit224": 128}
@@ -50,8 +51,8 @@ def profile_text(subject: str, images: int = 0, top: int = 25) -> str:
             operators = _operators(lambda: evaluation.run(*CELL), top)
         finally:
             evaluation.close()
-    cell = f"{name}, {CELL[0]}-{CELL[1]}, {evaluation.images:,} images of {evaluation.view.width} pixels"
-    versions = f"torch {torch.__version__}, one thread, batches of {evaluation.batch_size}"
+    cell = f"{name}, {CELL[0]}-{CELL[1]}, {evaluation.images:,} images of {evaluation.inputs.view.width} pixels"
+    versions = f"torch {torch.__version__}, one thread, batches of {evaluation.inputs.batch_size}"
     by_function = f"# Functions (cProfile, processor time)\n{functions}"
     return f"{cell}\n{versions}\n\n{by_function}\n# Operators (torch.profiler)\n{operators}"
 

@@ -80,12 +80,13 @@ def peak() -> Iterator[list[float]]:
 
 def evaluate(images: int, scratch: Path) -> None:
     """The clean cell and a degraded one of the bundled model on the first ``images`` of the bundled suite."""
-    from mae_bench.evaluation import Evaluation, Settings
+    from mae_bench.evaluation import Evaluation
     from mae_bench.models.pool import Pool
     from mae_bench.models.registry import ModelEntry
     from mae_bench.models.zoo import bundled
     from mae_bench.perf.conditions import one_thread
     from mae_bench.perf.engine import BUNDLED, CELL
+    from mae_bench.settings import Settings
     from mae_bench.suites import SUITES
 
     with one_thread():

@@ -268,8 +268,8 @@ class Harness:
         from mae_bench.machine import ask_for_large_pages, cores
 
         ask_for_large_pages()  # before the first tensor
-        from mae_bench.evaluation import Settings
         from mae_bench.executors.local import LocalExecutor, resolved_device, resolved_dtype
+        from mae_bench.settings import Settings
         from mae_bench.store import RunDirectory
 
         batch = self.options["batch-size"]

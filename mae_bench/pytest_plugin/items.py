@@ -44,7 +44,7 @@ class BoundCell:
             self._harness.executor.prepare()  # takes as long as it takes
             with self._harness.deadline(self.cell):
                 result, note = self._harness.executor.run(self.cell)
-            method = self._harness.executor.evaluation.method(self.cell.degradation, self.cell.level)
+            method = self._harness.executor.evaluation.inputs.method(self.cell.degradation, self.cell.level)
         except BenchError as error:
             self._fail(error)
         told = {"images": result.row.n, "reused": self._harness.executor.reused, "note": note, "method": method}
@@ -70,7 +70,7 @@ class BoundCell:
             return
         from mae_bench.comparison import Comparison, failure_text
 
-        duplicate_of = harness.executor.evaluation.duplicate_of
+        duplicate_of = harness.executor.evaluation.inputs.duplicate_of
         comparison = Comparison().add(result, ids, harness.baseline, harness.rule, duplicate_of)
         self._say("mae_comparison", comparison.to_dict())
         failed = comparison.failures(harness.rule, harness.options["strict"]).cells

@@ -17,12 +17,12 @@ from torch import Tensor, nn
 
 from mae_bench.cells import Cell
 from mae_bench.errors import BenchError
-from mae_bench.evaluation import Settings
 from mae_bench.executors.local import LocalExecutor, resolved_device
 from mae_bench.models import ModelError
 from mae_bench.models.classifier import Classifier
 from mae_bench.models.registry import ModelEntry
 from mae_bench.rows import CellResult
+from mae_bench.settings import Settings
 from mae_bench.store import RunDirectory
 from mae_bench.suites import Suite, SuiteEntry
 

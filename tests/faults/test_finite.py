@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from faults.reliability import Injection
 from mae_bench.cells import Cell
 from mae_bench.errors import BenchError
-from mae_bench.evaluation import Settings
 from mae_bench.executors.local import LocalExecutor
 from mae_bench.models.classifier import Classifier
 from mae_bench.models.registry import ModelEntry
+from mae_bench.settings import Settings
 from mae_bench.store import RunDirectory
 from mae_bench.suites import Suite, SuiteEntry
 

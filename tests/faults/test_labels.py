@@ -18,11 +18,12 @@ from torch import Tensor, nn
 from faults.reliability import Injection
 from mae_bench.baseline import Baseline
 from mae_bench.errors import BenchError
-from mae_bench.evaluation import Evaluation, EvaluationError, Settings
+from mae_bench.evaluation import Evaluation, EvaluationError
 from mae_bench.history import BaselineError
 from mae_bench.models.classifier import Classifier
 from mae_bench.models.pool import Pool
 from mae_bench.models.registry import ModelEntry
+from mae_bench.settings import Settings
 from mae_bench.store import Outcomes
 from mae_bench.suites import Suite, suite_entry
 from mae_bench.suites.synsets import published_synsets

@@ -21,11 +21,11 @@ from faults.prepared import Interpreter
 from faults.reliability import Injection
 from mae_bench.cells import Cell
 from mae_bench.errors import BenchError
-from mae_bench.evaluation import Settings
 from mae_bench.executors.local import LocalExecutor
 from mae_bench.models.classifier import Classifier
 from mae_bench.models.registry import ModelEntry
 from mae_bench.rows import CellResult
+from mae_bench.settings import Settings
 from mae_bench.store import RunDirectory
 from mae_bench.suites import Suite, SuiteEntry
 
@@ -205,7 +205,7 @@ from pathlib import Path
 
 from mae_bench.cells import Cell
 from mae_bench.errors import BenchError
-from mae_bench.evaluation import Settings
+from mae_bench.settings import Settings
 from mae_bench.executors.local import LocalExecutor
 from mae_bench.models.registry import ModelEntry
 from mae_bench.models.zoo import bundled
@@ -230,7 +230,7 @@ first.release()
 for path in Path("run/cells").glob("*/clean*"):
     path.unlink()  # so that the clean pass is made again, with less memory
 second = executor(512)
-second.evaluation.decode()
+second.evaluation.inputs.decode()
 used = int(re.search(r"VmSize:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) << 10
 resource.setrlimit(resource.RLIMIT_AS, (used + ({room} << 20),) * 2)
 for cell in CELLS:

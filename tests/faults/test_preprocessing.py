@@ -21,12 +21,13 @@ from torch import Tensor, nn
 
 from faults.reliability import Injection
 from mae_bench.cells import Level
-from mae_bench.evaluation import Evaluation, Settings
+from mae_bench.evaluation import Evaluation
 from mae_bench.images import View, content_hash, decode
 from mae_bench.models.classifier import Classifier
 from mae_bench.models.pool import Pool
 from mae_bench.models.registry import ModelEntry
 from mae_bench.models.zoo import bundled
+from mae_bench.settings import Settings
 from mae_bench.suites import imagefolder, suite_entry
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from mae_bench.cells import Level
-from mae_bench.evaluation import Evaluation, Settings
+from mae_bench.evaluation import Evaluation
 from mae_bench.models.classifier import Classifier
 from mae_bench.models.pool import Pool
 from mae_bench.models.recorded import Recorded
 from mae_bench.models.registry import ModelEntry
 from mae_bench.models.taps import Features
+from mae_bench.settings import Settings
 
 if TYPE_CHECKING:
     from mae_bench.suites import Suite
@@ -99,7 +100,7 @@ def test_rows_do_not_depend_on_whether_passes_are_recorded(
         condition = "gaussian_blur-1.00"
         evaluation = Evaluation(suite, model, Settings(), tmp_path / name, "run", represented=[condition])
         if name == "recorded":
-            evaluation._network = Recorded(evaluation._network, recorder)
+            evaluation.forward_pass.network = Recorded(evaluation.forward_pass.network, recorder)
         blurred, dropped = ("gaussian_blur", Level(1.0)), ("token_drop", Level(0.5))
         cells = [evaluation.clean, evaluation.run(*blurred), evaluation.run(*dropped)]
         found.append([(cell.prediction.tolist(), cell.indicators, cell.block_sums) for cell in cells])

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mae_bench.evaluation import Evaluation, Settings
+from mae_bench.evaluation import Evaluation
 from mae_bench.images import BLOCK, PROBE_BLOCKS
 from mae_bench.models.pool import Pool
 from mae_bench.models.registry import ModelEntry
@@ -17,6 +17,7 @@ from mae_bench.perf import engine
 from mae_bench.perf.conditions import Conditions
 from mae_bench.perf.engine import BUNDLED, CELL, Loops, smooth_suite, trained
 from mae_bench.perf.measurement import LONGER
+from mae_bench.settings import Settings
 from mae_bench.suites import SUITES
 
 BEYOND = 96
@@ -28,7 +29,7 @@ def evaluation(tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> It
     suite = SUITES["fashion_mnist"].load(None)
     model = Pool("cpu").load(ModelEntry(BUNDLED), lambda: bundled(BUNDLED))
     made = Evaluation(suite, model, Settings(), tmp_path_factory.mktemp("scratch"), "perf")
-    made.images = PROBE_BLOCKS * BLOCK + BEYOND
+    made.inputs.images = PROBE_BLOCKS * BLOCK + BEYOND
     yield made
     made.close()
 
