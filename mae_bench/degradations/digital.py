@@ -8,7 +8,7 @@ set; pixelate and JPEG compression are to the bit what Pillow and libjpeg-turbo 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from io import BytesIO
 
 import numpy as np
@@ -20,7 +20,6 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from mae_bench.degradations import Setting
-from mae_bench.degradations.parts import by_parts
 
 STORED_QUALITY = 85
 """JPEG quality at which ImageNet-C was published."""
@@ -66,14 +65,10 @@ _FROM_CHROMA = ((0, 91881), (-22554, -46802), (116130, 0))
 
 def corrupt(name: str, images: Tensor, parameters: tuple[float, ...], setting: Setting) -> Tensor:  # noqa: ARG001
     """Digital corruption ``name`` with the ``parameters`` of a severity, in the order of their table."""
-    if name in ("pixelate", "jpeg_compression"):
-        (amount,) = parameters
-
-        def changed(part: slice) -> Tensor:
-            pixels = images[part].float()
-            return pixelate(pixels, amount) if name == "pixelate" else jpeg_compression(pixels, int(amount))
-
-        return by_parts(images, changed)
+    if name == "pixelate":
+        return pixelate(images, *parameters)
+    if name == "jpeg_compression":
+        return jpeg_compression(images, int(*parameters))
     pixels = images.float()
     if name == "contrast":
         (factor,) = parameters
@@ -92,8 +87,7 @@ def stored(images: Tensor) -> Tensor:
     tensor([100.])
     """
     # a whole number times 1/255 may come out of float32 a little below that number
-    levels = (images.double().clamp(0, 1) * 255 + 1e-4).floor()
-    return _compressed(levels, STORED_QUALITY).to(images.dtype)
+    return _compressed(images, lambda pixels: (pixels.double().clamp(0, 1) * 255 + 1e-4).floor(), STORED_QUALITY)
 
 
 def contrast(images: Tensor, factor: float) -> Tensor:
@@ -132,35 +126,46 @@ def pixelate(images: Tensor, factor: float) -> Tensor:
     """
     height, width = images.shape[-2:]
     rows, columns = int(height * factor), int(width * factor)
-    levels = (images * 255).round_()
     if images.device.type != "cpu":
-        return boxed_levels(levels.double(), (rows, columns)).div_(255).to(images.dtype)
+        return boxed_levels(_rounded(images).double(), (rows, columns)).div_(255).to(images.dtype)
     # where boxes are enlarged, each new pixel is the one that its centre lies in
     before, above = (
         ((np.arange(side) + 0.5) * (size / side)).astype(np.intp) for side, size in ((width, columns), (height, rows))
     )
-    values = _room(levels)
-    for picture, into in zip(_pictures(levels), values, strict=True):
+
+    def boxed(picture: PIL.Image.Image, into: NDArray[np.float32]) -> None:
         for size in ((columns, height), (columns, rows)):
             picture = picture.resize(size, PIL.Image.Resampling.BOX)
         small = np.divide(_channels(picture), 255, dtype=into.dtype, order="C")
         small.take(before, 2).take(above, 1, out=into, mode="clip")
-    return torch.from_numpy(values).to(images.dtype)
+
+    return _by_pictures(images, _rounded, boxed)
 
 
-def _room(levels: Tensor) -> NDArray[np.floating]:
-    """As many values, in float64 where ``levels`` are, else in float32."""
-    return np.empty(levels.shape, np.float64 if levels.dtype == torch.float64 else np.float32)
+def _rounded(images: Tensor) -> Tensor:
+    """Whole numbers from 0 to 255, float32."""
+    return (images.float() * 255).round_()
 
 
-def _pictures(levels: Tensor) -> Iterator[PIL.Image.Image]:
-    """Each image of ``levels`` (B, C, H, W), whole numbers from 0 to 255."""
-    height, width = levels.shape[-2:]
-    # numpy converts to bytes five times as fast as torch, and Pillow puts channels together four times as fast as an
-    # array is transposed
-    for channels in levels.detach().float().numpy().astype(np.uint8, order="C"):
-        planes = [PIL.Image.frombuffer("L", (width, height), channel, "raw", "L", 0, 1) for channel in channels]
-        yield PIL.Image.merge("RGB", planes) if len(planes) > 1 else planes[0]
+def _by_pictures(
+    images: Tensor,
+    levels: Callable[[Tensor], Tensor],
+    change: Callable[[PIL.Image.Image, NDArray[np.float32]], None],
+) -> Tensor:
+    """``images`` (B, C, H, W) on the host as ``change`` leaves them, which is given each as a picture of its ``levels``
+    and writes into (C, H, W).
+    """
+    changed = torch.empty(images.shape, dtype=torch.float32)
+    height, width = images.shape[-2:]
+    for image, into in zip(images.detach(), changed.numpy(), strict=True):
+        # numpy converts to bytes five times as fast as torch, and Pillow puts channels together four times as fast as
+        # an array is transposed
+        planes = [
+            PIL.Image.frombuffer("L", (width, height), channel, "raw", "L", 0, 1)
+            for channel in levels(image).numpy().astype(np.uint8, order="C")
+        ]
+        change(PIL.Image.merge("RGB", planes) if len(planes) > 1 else planes[0], into)
+    return changed.to(images.dtype)
 
 
 def _channels(picture: PIL.Image.Image) -> NDArray[np.uint8]:
@@ -188,7 +193,7 @@ def jpeg_compression(images: Tensor, quality: int) -> Tensor:
     libjpeg-turbo does it by default: chroma halved in both directions and interpolated, the accurate integer transform.
     Images of one channel are luma.
     """
-    return _compressed((images * 255).round_(), quality).to(images.dtype)
+    return _compressed(images, _rounded, quality)
 
 
 def _box_weights(side: int, size: int, device: torch.device) -> Tensor:
@@ -206,18 +211,18 @@ def _box_weights(side: int, size: int, device: torch.device) -> Tensor:
     return inside * (2**22 / inside.sum(1, keepdim=True).double()).round()
 
 
-def _compressed(levels: Tensor, quality: int) -> Tensor:
-    """(B, C, H, W) in [0, 1]: whole numbers ``levels`` from 0 to 255 after JPEG compression."""
+def _compressed(images: Tensor, levels: Callable[[Tensor], Tensor], quality: int) -> Tensor:
+    """``images`` (B, C, H, W) after JPEG compression of their whole ``levels`` from 0 to 255."""
     # other libraries than this one decide otherwise where a number is to be rounded
-    if levels.device.type != "cpu" or not PIL.features.check_feature("libjpeg_turbo"):
-        return compressed_levels(levels.double(), quality).div_(255)
+    if images.device.type != "cpu" or not PIL.features.check_feature("libjpeg_turbo"):
+        return compressed_levels(levels(images).double(), quality).div_(255).to(images.dtype)
 
-    values = _room(levels)
-    for picture, into in zip(_pictures(levels), values, strict=True):
+    def compressed(picture: PIL.Image.Image, into: NDArray[np.float32]) -> None:
         file = BytesIO()
         picture.save(file, "JPEG", quality=quality)
         np.divide(_channels(PIL.Image.open(file)), 255, out=into, dtype=into.dtype)
-    return torch.from_numpy(values)
+
+    return _by_pictures(images, levels, compressed)
 
 
 def compressed_levels(levels: Tensor, quality: int) -> Tensor:
