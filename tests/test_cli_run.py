@@ -79,13 +79,14 @@ def test_the_version_is_said() -> None:
 def test_help_and_completion_wait_neither_for_pytest_nor_for_torch() -> None:
     code = """
 import sys
-from mae_bench.cli import _degradation_names, _model_names, _suite_names, app
+from mae_bench.cli import app
+from mae_bench.cli.program import degradation_names, model_names, suite_names
 for arguments in (["--help"], ["run", "--help"]):
     try:
         app(arguments)
     except SystemExit as end:
         assert not end.code
-assert all(names("") for names in (_degradation_names, _model_names, _suite_names))
+assert all(names("") for names in (degradation_names, model_names, suite_names))
 print({"pytest", "_pytest", "torch", "timm", "pandas"} & sys.modules.keys())
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

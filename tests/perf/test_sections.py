@@ -11,7 +11,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from mae_bench import cli
-from mae_bench.perf import SECTIONS, PerfError, profile, sections
+from mae_bench.perf import SECTIONS, PerfError, Section, profile, sections
 from mae_bench.perf.conditions import Conditions, one_thread
 from mae_bench.perf.measurement import LONGER, Findings, Measurement
 from mae_bench.perf.record import Record
@@ -49,7 +49,7 @@ def perf(*arguments: object) -> Result:
 
 
 def test_the_command_line_knows_every_section() -> None:
-    assert tuple(section.value for section in cli.Section) == SECTIONS
+    assert tuple(section.value for section in Section) == SECTIONS
 
 
 def test_every_section_has_a_module() -> None:
