@@ -16,10 +16,12 @@ import numpy as np
 
 from mae_bench.errors import BenchError
 from mae_bench.history import BaselineError, Update, check_may_update, commit, history_of, located, locked, moment
+from mae_bench.labelled_images import LabelledImages
 from mae_bench.markup import csv_text, csv_value, markdown_text, terminal_text
+from mae_bench.outcomes import ABSENT, Outcomes
 from mae_bench.regression import Rule, Shift, Verdict, indicator_shifts, verdict
 from mae_bench.rows import FINGERPRINT, CellResult, ResultRow
-from mae_bench.store import ABSENT, Outcomes, cell_of
+from mae_bench.store import cell_of
 
 COMPARABLE = ("degradation_version", "seed", "view", "label_map")
 """Fields that must agree between a cell and the baseline's before their outcomes may be paired (the level is
@@ -217,14 +219,13 @@ def updated(
     path: Path,
     results: Sequence[CellResult],
     expected: dict[tuple[str, str], set[str]],
-    images: tuple[Sequence[str], np.ndarray, Sequence[str]]
-    | tuple[Sequence[str], np.ndarray, Sequence[str], np.ndarray],
+    images: LabelledImages,
 ) -> tuple[Baseline, list[str], list[str]]:
     """The baseline with complete model-families of ``results`` put in; what was put in; what was not, and why.
 
-    ``expected`` maps (model, family) to the conditions that make it complete, ``images`` are ids, labels and class
-    names of the suite, and the first copies of its images where more is known than their ids tell. A model-family is
-    complete when each of its conditions, and each that the baseline holds of it, ran on all images.
+    ``expected`` maps (model, family) to the conditions that make it complete, ``images`` are those of
+    the suite. A model-family is complete when each of its conditions, and each that the baseline holds of it, ran on
+    all of them.
 
     Raises:
         BaselineError: no model-family is complete; or the baseline is of other images and some of its cells would stay.
@@ -250,7 +251,7 @@ def updated(
         else:
             taken.extend(ran.values())
             put_in.append(name)
-    new = Outcomes.of(results[0].row.suite, taken, *images) if taken else None
+    new = Outcomes.of(results[0].row.suite, taken, images) if taken else None
     if new is None:
         raise BaselineError("no model-family is complete, so the baseline stays as it was: " + "; ".join(refused))
     rows = {cell_of(result.row).id: result.row for result in taken}

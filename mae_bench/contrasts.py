@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from mae_bench.baseline import Baseline
     from mae_bench.evidence import Evidence
-    from mae_bench.store import Outcomes
+    from mae_bench.outcomes import Outcomes
 
 CLAIMS = {
     1: "MAE classifies well under blur and occlusion after pretraining and fine-tuning (here: better than the same "
@@ -113,7 +113,7 @@ class Measured:
         """
         import numpy as np
 
-        from mae_bench.store import ABSENT
+        from mae_bench.outcomes import ABSENT
 
         key = (model, degradation)
         if key not in self._scores:
@@ -239,7 +239,7 @@ def effective(measured: Measured, models: Models, degradation: str, baseline: st
 def _along(measured: Measured, model: str, degradation: str) -> list[tuple[float, float]]:
     """Clean and degraded top-1 along a training, on the images and levels that its checkpoints were evaluated on."""
     from mae_bench.images import BLOCK
-    from mae_bench.store import ABSENT
+    from mae_bench.outcomes import ABSENT
 
     along = measured.evidence.trajectories
     tried = {c for shares in along.correct.values() for hits in shares.values() for c in hits}

@@ -46,6 +46,19 @@ class LabelledImages:
     duplicate_of: np.ndarray
 
     @classmethod
+    def of(
+        cls, ids: Sequence[str], labels: np.ndarray, classes: Sequence[str], duplicate_of: np.ndarray | None = None
+    ) -> LabelledImages:
+        """Where nothing is known of copies, the ids tell.
+
+        Raises:
+            ValueError: ``duplicate_of`` is not of these images.
+        """
+        copies = first_copies(ids) if duplicate_of is None else duplicate_of
+        check_copies(copies, len(ids))
+        return cls(list(ids), labels, list(classes), copies.astype(np.int32))
+
+    @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> LabelledImages:
         """What :meth:`to_dict` gave. Where it says nothing of copies, the ids tell.
 
@@ -62,9 +75,8 @@ class LabelledImages:
         given = record.get("duplicate_of")
         if given is not None and not all(type(position) is int for position in given):
             raise ValueError("duplicate_of is to be integers")
-        duplicate_of = first_copies(ids) if given is None else np.array(given, dtype=np.int64)
-        check_copies(duplicate_of, len(ids))
-        return cls(ids, np.array(labels, dtype=np.int64), classes, duplicate_of.astype(np.int32))
+        duplicate_of = None if given is None else np.array(given, dtype=np.int64)
+        return cls.of(ids, np.array(labels, dtype=np.int64), classes, duplicate_of)
 
     @cached_property
     def manifest_hash(self) -> str:

@@ -14,9 +14,10 @@ from mae_bench.corruption_error import corruption_scores
 from mae_bench.degradations import BUILT_IN
 from mae_bench.degradations.ladders import RARE, conditions
 from mae_bench.markup import csv_text, markdown_text, terminal_text
+from mae_bench.outcomes import ABSENT, Outcomes
 from mae_bench.rows import ResultRow
 from mae_bench.statistics import holm
-from mae_bench.store import ABSENT, Outcomes, cell_of
+from mae_bench.store import cell_of
 from mae_bench.suites import SuiteEntry, suite_entry
 
 UNRANKED = ("clean", "token_drop")

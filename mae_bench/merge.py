@@ -18,19 +18,12 @@ from mae_bench.atomic import folder_written_whole
 from mae_bench.cells import Cell
 from mae_bench.labelled_images import LabelledImages
 from mae_bench.leaderboard import Leaderboard
+from mae_bench.outcomes import Outcomes
 from mae_bench.rows import CellResult
 from mae_bench.seals import sealed
-from mae_bench.store import (
-    OF_MODEL,
-    SETTING,
-    Outcomes,
-    Plan,
-    RunDirectory,
-    StoreError,
-    cell_of,
-    write_atomically,
-)
+from mae_bench.store import OF_MODEL, SETTING, Plan, RunDirectory, StoreError, cell_of, write_atomically
 from mae_bench.suites import suite_entry
+from mae_bench.tables import write_representation_table, write_tables
 
 if TYPE_CHECKING:
     from mae_bench.representation import Representation
@@ -294,14 +287,13 @@ def _write_tables(merged: RunDirectory, images: LabelledImages, results: Sequenc
     """Raises:
     StoreError: a row is of no suite or degradation that there is.
     """
-    merged.merge_representations()
-    of_images = (images.ids, images.labels, images.classes)
-    merged.merge(*of_images, results, images.duplicate_of)
+    write_representation_table(merged)
+    write_tables(merged, results, images)
     rows = [result.row for result in results]
     if all(row.status == "not_applicable" for row in rows):
         return
     suite_entry(rows[0].suite)
-    outcomes = Outcomes.of(rows[0].suite, results, *of_images, images.duplicate_of)
+    outcomes = Outcomes.of(rows[0].suite, results, images)
     try:
         board = Leaderboard.of(rows, outcomes)
     except (LookupError, ValueError) as error:

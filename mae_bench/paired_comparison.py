@@ -21,6 +21,7 @@ from mae_bench.cells import family_place, near_name
 from mae_bench.errors import BenchError
 from mae_bench.leaderboard import UNRANKED
 from mae_bench.markup import markdown_text, terminal_text
+from mae_bench.outcomes import ABSENT
 from mae_bench.regression import ALPHA, Rule, Shift, indicator_shifts
 from mae_bench.rows import ResultRow
 from mae_bench.side import Side
@@ -32,7 +33,7 @@ from mae_bench.statistics import (
     paired_mean_interval,
     sign_flip,
 )
-from mae_bench.store import ABSENT, cell_of
+from mae_bench.store import cell_of
 
 if TYPE_CHECKING:
     import pandas as pd

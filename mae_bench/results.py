@@ -19,10 +19,11 @@ if TYPE_CHECKING:
 
     from mae_bench.labelled_images import LabelledImages
     from mae_bench.leaderboard import Leaderboard
+    from mae_bench.outcomes import Outcomes
     from mae_bench.paired_comparison import PairedComparison
     from mae_bench.report.contents import Contents
     from mae_bench.rows import CellResult, ResultRow
-    from mae_bench.store import Outcomes, RunDirectory
+    from mae_bench.store import RunDirectory
 
 SHOWN_AT_MOST = 60
 """Lines of the table as which results are shown."""
@@ -98,10 +99,10 @@ class Results:
         """
         from mae_bench.comparison import COMPARISON
         from mae_bench.store import cell_of, write_atomically
+        from mae_bench.tables import write_tables
 
-        images = self.images
         cells = sorted(self.cells, key=lambda result: cell_of(result.row))
-        run.merge(images.ids, images.labels, images.classes, cells, images.duplicate_of)
+        write_tables(run, cells, self.images)
         write_atomically(run.path / "leaderboard.md", self.leaderboard.to_markdown().encode())
         (run.path / COMPARISON).unlink(missing_ok=True)
 
@@ -114,19 +115,16 @@ class Results:
 
     def to_frame(self) -> pd.DataFrame:
         """One line for each cell, with the fields of :class:`mae_bench.ResultRow` as columns; rates are in [0, 1]."""
-        from mae_bench.store import cell_table
+        from mae_bench.tables import cell_table
 
         return cell_table(self.cells)
 
     @cached_property
     def outcomes(self) -> Outcomes:
         """Which class each image was predicted as in each cell."""
-        from mae_bench.store import Outcomes
+        from mae_bench.outcomes import Outcomes
 
-        images = self.images
-        return Outcomes.of(
-            self.rows[0].suite, self.cells, images.ids, images.labels, images.classes, images.duplicate_of
-        )
+        return Outcomes.of(self.rows[0].suite, self.cells, self.images)
 
     @cached_property
     def leaderboard(self) -> Leaderboard:
@@ -139,7 +137,7 @@ class Results:
         """The indicators of all layers, heads and kinds of token, one line for each value, as ``indicators.parquet``
         has them.
         """
-        from mae_bench.store import indicator_table
+        from mae_bench.tables import indicator_table
 
         return indicator_table(self.cells)
 
@@ -180,7 +178,7 @@ class Results:
     @property
     def _contents(self) -> Contents:
         from mae_bench.report.contents import Contents
-        from mae_bench.store import representation_table
+        from mae_bench.tables import representation_table
 
         return Contents(
             self._name,

@@ -12,9 +12,10 @@ from mae_bench.baseline import Baseline
 from mae_bench.errors import BenchError
 from mae_bench.history import HASHES, HISTORY
 from mae_bench.labelled_images import LabelledImages
+from mae_bench.outcomes import Outcomes
 from mae_bench.revision import Commit, RevisionError
 from mae_bench.rows import CellResult, ResultRow
-from mae_bench.store import Outcomes, RunDirectory, cell_of, of_one_setting
+from mae_bench.store import RunDirectory, cell_of, of_one_setting
 
 RESULTS = "results"
 """Folder of a repository that holds the committed results of each suite under its name."""
@@ -54,10 +55,9 @@ class Side:
         taken = of_one_setting(results, {cell_of(first).id})
         clean = {cell_of(result.row).id for result in taken if result.row.family == "clean"}
         taken = of_one_setting(taken, clean | {cell_of(first).id})
-        of_images = (images.ids, images.labels, images.classes, images.duplicate_of)
         rows = {cell_of(result.row).id: result.row for result in taken}
         left = {cell_of(result.row).id for result in results} - rows.keys()
-        return cls(name, rows, Outcomes.of(first.suite, taken, *of_images), tuple(sorted(left)))
+        return cls(name, rows, Outcomes.of(first.suite, taken, images), tuple(sorted(left)))
 
     @classmethod
     def load(cls, place: str, folder: Path, suite: str | None = None) -> Side:

@@ -13,19 +13,11 @@ import numpy as np
 
 from mae_bench.cells import Cell
 from mae_bench.labelled_images import LabelledImages, first_copies
+from mae_bench.outcomes import Outcomes
 from mae_bench.rows import CellResult, ResultRow
 from mae_bench.seals import unsealed
-from mae_bench.store import (
-    OF_MODEL,
-    SETTING,
-    Outcomes,
-    RunDirectory,
-    StoreError,
-    cell_of,
-    indicator_table,
-    of_one_setting,
-    representation_table,
-)
+from mae_bench.store import OF_MODEL, SETTING, RunDirectory, StoreError, cell_of, of_one_setting
+from mae_bench.tables import indicator_table, representation_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -234,7 +226,7 @@ def _of_tables(run: _Run) -> Iterator[str]:
         return
     try:
         images, suite = run.images, expected[0].row.suite if expected else ""
-        made = Outcomes.of(suite, expected, images.ids, images.labels, images.classes, images.duplicate_of)
+        made = Outcomes.of(suite, expected, images)
         if (what := _difference(Outcomes.load(path / "outcomes.npz"), made)) is not None:
             yield f"{path / 'outcomes.npz'}: its {what} is not what the cells and images say; {_TABLES}"
     except StoreError as error:

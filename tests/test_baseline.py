@@ -28,9 +28,11 @@ from mae_bench.baseline import (
     updated,
 )
 from mae_bench.history import BaselineError, Update
+from mae_bench.labelled_images import LabelledImages
+from mae_bench.outcomes import ABSENT, Outcomes
 from mae_bench.regression import Rule, Verdict, indicator_shifts
 from mae_bench.rows import FINGERPRINT, SCHEMA_VERSION, CellResult, ResultRow
-from mae_bench.store import ABSENT, Outcomes, StoreError, cell_of
+from mae_bench.store import StoreError, cell_of
 
 LAW = settings(max_examples=50, derandomize=True)
 MakeResult = Callable[..., CellResult]
@@ -57,7 +59,7 @@ def baseline_of(
 ) -> Baseline:
     rows = {cell_of(result.row).id: result.row for result in results}
     truth = np.zeros(len(ids), dtype=int) if labels is None else np.asarray(labels)
-    return Baseline(path, rows, Outcomes.of("fashion_mnist", results, ids, truth, CLASSES))
+    return Baseline(path, rows, Outcomes.of("fashion_mnist", results, LabelledImages.of(ids, truth, CLASSES)))
 
 
 def write(baseline: Baseline, put_in: Sequence[str] = (), reason: str = "new weights") -> Update:
@@ -504,7 +506,7 @@ def test_indicators_are_compared_where_the_images_are_the_same(cell_result: Make
 # --------------------------------------------------------------------------- replacing
 
 FAMILIES = {"clean": ["clean-0.00"], "blur": ["box_blur-1.75", "box_blur-5.25"], "occlusion": ["stripes-0.10"]}
-IMAGES = (ids_of(3), np.zeros(3, dtype=int), CLASSES)
+IMAGES = LabelledImages.of(ids_of(3), np.zeros(3, dtype=int), CLASSES)
 
 
 def expected_of(*models: str) -> dict[tuple[str, str], set[str]]:
@@ -595,7 +597,7 @@ def test_incomplete_families_stay_while_complete_ones_are_replaced(
 
 
 def test_other_images_never_join_cells_that_stay(cell_result: MakeResult, committed: Baseline) -> None:
-    other = (ids_of(3, start=1), np.zeros(3, dtype=int), CLASSES)
+    other = LabelledImages.of(ids_of(3, start=1), np.zeros(3, dtype=int), CLASSES)
     results = [cell_result(f"a-{c}", [0, 1, 0]) for c in FAMILIES["blur"]]
     wanted = "of other images and 6 of its cells were not run again: run them too, or remove the directory"
     with pytest.raises(BaselineError, match=wanted) as caught:
@@ -603,7 +605,7 @@ def test_other_images_never_join_cells_that_stay(cell_result: MakeResult, commit
     assert str(committed.path) in str(caught.value)
     results = [cell_result(cell, [0, 1, 0]) for cell in committed.rows]
     new, _, refused = updated(committed, committed.path, results, expected_of("a", "b"), other)
-    assert new.outcomes.ids.tolist() == [i.encode() for i in other[0]]
+    assert new.outcomes.ids.tolist() == [i.encode() for i in other.ids]
     assert refused == []
 
 
@@ -611,7 +613,8 @@ def test_other_images_never_join_cells_that_stay(cell_result: MakeResult, commit
 def test_the_same_images_under_other_classes_never_join_cells_that_stay(
     cell_result: MakeResult, committed: Baseline, what: str
 ) -> None:
-    other = (ids_of(3), np.ones(3, dtype=int), CLASSES) if what == "labels" else (*IMAGES[:2], CLASSES[::-1])
+    labels = np.full(3, what == "labels", dtype=int)
+    other = LabelledImages.of(ids_of(3), labels, CLASSES if what == "labels" else CLASSES[::-1])
     results = [cell_result(f"a-{c}", [0, 1, 0]) for c in FAMILIES["blur"]]
     with pytest.raises(BaselineError, match="of other images and 6 of its cells were not run again"):
         updated(committed, committed.path, results, expected_of("a"), other)

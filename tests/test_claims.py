@@ -15,7 +15,7 @@ from mae_bench.claims import findings, stored_verdicts, to_csv, to_markdown, tur
 from mae_bench.contrasts import CLAIMS, ClaimError, Measured, foretells_loss
 from mae_bench.evidence import Evidence, Training
 from mae_bench.indicators.profile import column
-from mae_bench.store import Outcomes
+from mae_bench.outcomes import Outcomes
 from references import page
 from tests.test_contrasts import IMAGES, LEVELS, SEEDS, measured
 

@@ -16,10 +16,12 @@ from hypothesis import strategies as st
 
 from mae_bench.baseline import Baseline, Incomparable
 from mae_bench.comparison import MOST_LINES, Comparison, Difference, failure_text, verdict_table
+from mae_bench.labelled_images import LabelledImages
 from mae_bench.markup import terminal_text
+from mae_bench.outcomes import Outcomes
 from mae_bench.regression import Rule, Shift, Verdict, verdict
 from mae_bench.rows import FINGERPRINT, CellResult
-from mae_bench.store import Outcomes, cell_of
+from mae_bench.store import cell_of
 from references import page
 
 LAW = settings(max_examples=50, derandomize=True)
@@ -39,7 +41,7 @@ def lost(images: int) -> np.ndarray:
 
 def held(results: Sequence[CellResult]) -> Baseline:
     rows = {cell_of(result.row).id: result.row for result in results}
-    outcomes = Outcomes.of("fashion_mnist", results, IDS, LABELS, [str(i) for i in range(10)])
+    outcomes = Outcomes.of("fashion_mnist", results, LabelledImages.of(IDS, LABELS, [str(i) for i in range(10)]))
     return Baseline(Path("results/fashion_mnist"), rows, outcomes)
 
 

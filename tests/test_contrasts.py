@@ -34,8 +34,8 @@ from mae_bench.contrasts import (
 )
 from mae_bench.evidence import Evidence, Training, Trajectories
 from mae_bench.indicators.profile import column
+from mae_bench.outcomes import Outcomes
 from mae_bench.rows import CellResult
-from mae_bench.store import Outcomes
 
 IMAGES = 1000
 SEEDS = (0, 1, 2)

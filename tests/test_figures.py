@@ -19,9 +19,11 @@ from mae_bench.degradations.ladders import levels
 from mae_bench.evidence import Evidence, Training
 from mae_bench.figures import FigureError
 from mae_bench.indicators.profile import column
+from mae_bench.labelled_images import LabelledImages
 from mae_bench.markup import terminal_text
+from mae_bench.outcomes import Outcomes
 from mae_bench.rows import CellResult
-from mae_bench.store import Outcomes, cell_of
+from mae_bench.store import cell_of
 from mae_bench.suites import Suite
 
 ARMS = ("mae_pretrained", "mae_ft", "supervised")
@@ -59,7 +61,9 @@ def baseline(cell_result: Callable[..., CellResult], tmp_path: Path) -> Baseline
         for seed in range(3)
         for condition in CONDITIONS
     ]
-    outcomes = Outcomes.of("fashion_mnist", results, [str(i) for i in range(10)], np.zeros(10), ["a", "b"])
+    outcomes = Outcomes.of(
+        "fashion_mnist", results, LabelledImages.of([str(i) for i in range(10)], np.zeros(10), ["a", "b"])
+    )
     return Baseline(tmp_path, {cell_of(r.row).id: r.row for r in results}, outcomes)
 
 

@@ -28,8 +28,8 @@ FLOORS = {
     ),
     6: (
         "baseline", "claims", "comparison", "contrasts", "corruption_error", "evidence", "export", "figures", "history",
-        "leaderboard", "merge", "mirror", "paired_comparison", "regression", "report", "selfcheck", "side", "sinks",
-        "store", "trajectories", "verify", "warehouse",
+        "leaderboard", "merge", "mirror", "outcomes", "paired_comparison", "regression", "report", "selfcheck",
+        "side", "sinks", "store", "tables", "trajectories", "verify", "warehouse",
     ),
     7: ("command", "executors", "grouping", "plan", "results", "simulation"),
     8: ("__main__", "cli", "notebook", "perf", "pytest_plugin"),

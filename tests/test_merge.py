@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from mae_bench.cells import Cell
 from mae_bench.labelled_images import LabelledImages
 from mae_bench.merge import CIRCUMSTANCES, merge
+from mae_bench.outcomes import Outcomes
 from mae_bench.rows import CellResult
-from mae_bench.store import Outcomes, RunDirectory, StoreError, cell_of
+from mae_bench.store import RunDirectory, StoreError, cell_of
 from mae_bench.verify import verification
 from references.runs import CELLS, Sessions, contents, model_record
 

@@ -15,9 +15,10 @@ from typer.testing import CliRunner
 from mae_bench.baseline import Baseline
 from mae_bench.cells import Cell
 from mae_bench.cli import app
+from mae_bench.labelled_images import LabelledImages
 from mae_bench.leaderboard import Leaderboard, default_conditions
+from mae_bench.outcomes import Outcomes
 from mae_bench.rows import CellResult, ResultRow
-from mae_bench.store import Outcomes
 from mae_bench.suites import SUITES
 from mae_bench.warehouse import SORTED_BY, WarehouseError, leaderboard, row_tables, rows_of, schema, write_warehouse
 from references.runs import CELLS, Sessions
@@ -151,7 +152,7 @@ def test_incomplete_models_are_left_out_as_in_the_leaderboard(
         for prediction in [generator.integers(0, 3, n)]
     ]
     ids = [f"{i:032x}-0" for i in range(IMAGES)]
-    outcomes = Outcomes.of("fashion_mnist", results, ids, labels, ["a", "b", "c"])
+    outcomes = Outcomes.of("fashion_mnist", results, LabelledImages.of(ids, labels, ["a", "b", "c"]))
     folder = tmp_path_factory.mktemp("store") / "rows"
     write_warehouse(row_tables([result.row for result in results], size=17), folder)
     agree(ranked(folder), expected(Leaderboard.of([result.row for result in results], outcomes)))

@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     from mae_bench.comparison import Comparison
     from mae_bench.labelled_images import LabelledImages
     from mae_bench.leaderboard import Leaderboard
+    from mae_bench.outcomes import Outcomes
     from mae_bench.regression import Verdict
     from mae_bench.rows import CellResult
-    from mae_bench.store import Outcomes, RunDirectory
+    from mae_bench.store import RunDirectory
 
 
 def said(report: pytest.TestReport, key: str) -> dict[str, Any]:
@@ -99,6 +100,7 @@ class Gate:
         from mae_bench.history import in_continuous_integration
         from mae_bench.results import Results
         from mae_bench.store import RunDirectory, of_one_setting
+        from mae_bench.tables import write_representation_table
 
         harness = self.harness
         run = RunDirectory(harness.run_path)
@@ -107,7 +109,7 @@ class Gate:
         self._tell_how_to_go_on(run)
         self._tell_of_copies(run, images.ids)
         stored = run.cells()
-        run.merge_representations()
+        write_representation_table(run)
         results = of_one_setting(stored, self.notes)
         if not results:
             return []
@@ -271,10 +273,9 @@ class Gate:
         assert path is not None
         full = harness.options["full"]
         expected = {(r.row.model, r.row.family): default_conditions(r.row.family, harness.suite, full) for r in results}
-        of_images = (images.ids, images.labels, images.classes, images.duplicate_of)
         with locked(path):  # another update may have come first
             before = Baseline.load(path, harness.suite.name)
-            replacement, put_in, refused = updated(before, path, results, expected, of_images)
+            replacement, put_in, refused = updated(before, path, results, expected, images)
             save(replacement, put_in, reason, run.run_id, harness.root(harness.config), run.path)
             after = Baseline.load(path, harness.suite.name)  # as anyone will read it, to the digits on disk
             assert after is not None

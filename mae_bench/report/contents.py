@@ -16,17 +16,11 @@ from mae_bench.comparison import COMPARISON, Comparison
 from mae_bench.labelled_images import LabelledImages
 from mae_bench.leaderboard import Leaderboard, level_at_half
 from mae_bench.markup import terminal_text
+from mae_bench.outcomes import Outcomes
 from mae_bench.report import ReportError
 from mae_bench.rows import CellResult, ResultRow
-from mae_bench.store import (
-    Outcomes,
-    RunDirectory,
-    StoreError,
-    cell_of,
-    indicator_table,
-    of_one_setting,
-    representation_table,
-)
+from mae_bench.store import RunDirectory, StoreError, cell_of, of_one_setting
+from mae_bench.tables import indicator_table, representation_table
 
 WORST = 12
 """Classes and images that are shown because most is lost of them."""
@@ -79,8 +73,7 @@ class Contents:
                 f"{run.path}: no clean cell is finished, so there is nothing to report; run some, or name another"
             )
         results = of_one_setting(stored, {cell_of(first).id})
-        of_images = (images.ids, images.labels, images.classes, images.duplicate_of)
-        outcomes = Outcomes.of(first.suite, results, *of_images)
+        outcomes = Outcomes.of(first.suite, results, images)
         return cls.around(run, images, results, Leaderboard.of([result.row for result in results], outcomes), outcomes)
 
     @classmethod

@@ -35,6 +35,7 @@ from mae_bench.history import (
     located,
     locked,
 )
+from mae_bench.labelled_images import LabelledImages
 from mae_bench.rows import CellResult
 from mae_bench.store import cell_of
 
@@ -47,8 +48,8 @@ CONDITIONS = ("clean-0.00", "box_blur-1.75", "box_blur-5.25")
 FILES = {"cells.csv", "outcomes.npz", HISTORY}
 
 
-def images(start: int = 0) -> tuple[list[str], np.ndarray, list[str]]:
-    return [f"{i:032x}-0" for i in range(start, start + 3)], np.zeros(3, dtype=int), CLASSES
+def images(start: int = 0) -> LabelledImages:
+    return LabelledImages.of([f"{i:032x}-0" for i in range(start, start + 3)], np.zeros(3, dtype=int), CLASSES)
 
 
 @dataclass
@@ -374,19 +375,20 @@ import numpy as np
 
 from mae_bench.baseline import Baseline, save, updated
 from mae_bench.history import locked
+from mae_bench.labelled_images import LabelledImages
 from mae_bench.rows import CellResult, ResultRow
 
 tree, suite, classes, row, models = json.loads(sys.argv[1])
 tree = Path(tree)
 folder = tree / "results" / suite
-ids = [f"{i:032x}-0" for i in range(3)]
+images = LabelledImages.of([f"{i:032x}-0" for i in range(3)], np.zeros(3, dtype=int), classes)
 print("ready", flush=True)
 sys.stdin.readline()
 for model in models:
     result = CellResult(ResultRow.from_dict(row | {"model": model}), np.array([1, 1, 1]), [], {})
     with locked(folder):
         baseline = Baseline.load(folder, suite)
-        new, put_in, _ = updated(baseline, folder, [result], {}, (ids, np.zeros(3, dtype=int), classes))
+        new, put_in, _ = updated(baseline, folder, [result], {}, images)
         save(new, put_in, f"adds {model}", "run", tree)
 """
 

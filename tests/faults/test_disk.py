@@ -24,6 +24,7 @@ from mae_bench.cells import Cell
 from mae_bench.merge import merge
 from mae_bench.rows import CellResult
 from mae_bench.store import RunDirectory, StoreError
+from mae_bench.tables import write_representation_table, write_tables
 from references.runs import Sessions, contents, model_record
 
 Journal = Callable[[Injection], None]
@@ -37,9 +38,7 @@ def sessions(cell_result: Callable[..., CellResult]) -> Sessions:
 
 
 def tables(run: RunDirectory, sessions: Sessions, version: int) -> None:
-    images = sessions.images
-    results = [sessions.result(NAME, nll=float(version))]
-    run.merge(images.ids, images.labels, images.classes, results, images.duplicate_of)
+    write_tables(run, [sessions.result(NAME, nll=float(version))], sessions.images)
 
 
 def representation(run: RunDirectory, sessions: Sessions, version: int) -> None:
@@ -50,7 +49,7 @@ def representation(run: RunDirectory, sessions: Sessions, version: int) -> None:
 def representation_table(run: RunDirectory, sessions: Sessions, version: int) -> None:
     records = [record | {"layer": version} for record in sessions.representation(NAME).records]
     run.write_representation(Cell.parse(NAME), replace(sessions.representation(NAME), records=records))
-    run.merge_representations()
+    write_representation_table(run)
 
 
 SITES: dict[str, Write] = {

@@ -20,11 +20,12 @@ from mae_bench.baseline import Baseline
 from mae_bench.errors import BenchError
 from mae_bench.evaluation import Evaluation, EvaluationError
 from mae_bench.history import BaselineError
+from mae_bench.labelled_images import LabelledImages
 from mae_bench.models.classifier import Classifier
 from mae_bench.models.pool import Pool
 from mae_bench.models.registry import ModelEntry
+from mae_bench.outcomes import Outcomes
 from mae_bench.settings import Settings
-from mae_bench.store import Outcomes
 from mae_bench.suites import Suite, suite_entry
 from mae_bench.suites.synsets import published_synsets
 
@@ -141,7 +142,9 @@ def fate(world: World, scratch: Path, before: Suite | None = None) -> tuple[str,
         evaluation.close()
     if before is not None:
         was, now = before.manifest, evaluation.suite.manifest
-        baseline = Baseline(scratch, {}, Outcomes.of(world.suite, [], was.ids, was.labels, was.classes))
+        baseline = Baseline(
+            scratch, {}, Outcomes.of(world.suite, [], LabelledImages.of(was.ids, was.labels, was.classes))
+        )
         try:
             baseline.check_images(now.ids, now.labels, now.classes)
         except BaselineError as error:
@@ -259,7 +262,7 @@ def test_what_files_tell_is_refused_before_an_image_is_classified(
     def never(*_: object) -> None:
         raise AssertionError("an image was classified")
 
-    monkeypatch.setattr(Evaluation, "_forward", never)
+    monkeypatch.setattr("mae_bench.forward_pass.ForwardPass.parts", never)
     fates = {what: fate(make(tmp_path / what), tmp_path / "scratch") for what, (make, _) in REFUSED.items()}
     said = {what: words in fates[what][1] for what, (_, words) in REFUSED.items()}
     assert all(said.values()), {what: fates[what] for what, right in said.items() if not right}

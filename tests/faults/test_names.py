@@ -24,16 +24,19 @@ from mae_bench.cells import Cell, Level
 from mae_bench.comparison import verdict_table
 from mae_bench.corruption_error import CorruptionScores
 from mae_bench.corruption_error import to_markdown as corruption_page
+from mae_bench.labelled_images import LabelledImages
 from mae_bench.leaderboard import Leaderboard
 from mae_bench.markup import csv_text, csv_value, markdown_text, terminal_text
 from mae_bench.models import ModelError
 from mae_bench.models.registry import ModelEntry
+from mae_bench.outcomes import Outcomes
 from mae_bench.published import ANCHORS
 from mae_bench.regression import Verdict
 from mae_bench.selfcheck import Check
 from mae_bench.selfcheck import to_markdown as selfcheck_page
 from mae_bench.selfcheck import to_text as selfcheck_text
-from mae_bench.store import Outcomes, RunDirectory, cell_of
+from mae_bench.store import RunDirectory, cell_of
+from mae_bench.tables import write_tables
 from references import page
 
 if TYPE_CHECKING:
@@ -124,7 +127,7 @@ def test_merged_tables_keep_hostile_names(
     run = RunDirectory.create(tmp_path / "run", resume=False)
     for result in results(names):
         run.write_cell(result)
-    run.merge(["00-0", "01-0", "02-0"], np.array([0, 1, 1]), names)
+    write_tables(run, run.cells(), LabelledImages.of(["00-0", "01-0", "02-0"], np.array([0, 1, 1]), names))
     outcomes = Outcomes.load(run.path / "outcomes.npz")
     merged = pd.read_parquet(run.path / "cells.parquet")
     lost = [name for name in names if any(f"{name}-{condition}" not in outcomes.prediction for condition in CONDITIONS)]
@@ -153,7 +156,9 @@ def test_pages_and_tables_show_hostile_names(
 ) -> None:
     names = NAMES[:count]
     made = results(names)
-    outcomes = Outcomes.of("fashion_mnist", made, ["0", "1", "2"], np.array([0, 1, 1]), ["a", "b", "c"])
+    outcomes = Outcomes.of(
+        "fashion_mnist", made, LabelledImages.of(["0", "1", "2"], np.array([0, 1, 1]), ["a", "b", "c"])
+    )
     board = Leaderboard.of([result.row for result in made], outcomes)
     scores = {name: CorruptionScores(name, "imagenet", None, None, reason=f"the view is {name}") for name in names}
     checks = [Check(name, ANCHORS[0], "top1", 1.0, 0.1, "differs", (f"view {name}",)) for name in names]
@@ -193,7 +198,9 @@ def test_csv_keeps_hostile_names_and_computes_none(
 ) -> None:
     names = NAMES[:count]
     made = results(names)
-    outcomes = Outcomes.of("fashion_mnist", made, ["0", "1", "2"], np.array([0, 1, 1]), ["a", "b", "c"])
+    outcomes = Outcomes.of(
+        "fashion_mnist", made, LabelledImages.of(["0", "1", "2"], np.array([0, 1, 1]), ["a", "b", "c"])
+    )
     board, text = Leaderboard.of([result.row for result in made], outcomes).to_csv(), table([r.row for r in made])
     path = tmp_path / "cells.csv"
     path.write_bytes(text.encode())

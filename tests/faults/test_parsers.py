@@ -528,14 +528,17 @@ def representation(path: Path) -> object:
 
 
 def write_outcomes(folder: Path) -> Path:
-    from mae_bench.store import Outcomes
+    from mae_bench.labelled_images import LabelledImages
+    from mae_bench.outcomes import Outcomes
 
-    Outcomes.of("x", [result()], list("abcd"), np.arange(4), ["p", "q", "r", "s"]).save(folder / "outcomes.npz")
+    Outcomes.of("x", [result()], LabelledImages.of(list("abcd"), np.arange(4), ["p", "q", "r", "s"])).save(
+        folder / "outcomes.npz"
+    )
     return folder / "outcomes.npz"
 
 
 def outcomes(path: Path) -> object:
-    from mae_bench.store import Outcomes
+    from mae_bench.outcomes import Outcomes
 
     return Outcomes.load(path).to_bytes()
 

@@ -321,7 +321,7 @@ def corrupted(path: Path) -> object:
 
 
 def outcomes(path: Path) -> object:
-    from mae_bench.store import Outcomes
+    from mae_bench.outcomes import Outcomes
 
     return Outcomes.load(path)
 

@@ -22,13 +22,14 @@ from mae_bench.cells import Level
 from mae_bench.errors import BenchError
 from mae_bench.evaluation import Evaluation
 from mae_bench.history import BaselineError
+from mae_bench.labelled_images import LabelledImages
 from mae_bench.leaderboard import Leaderboard, default_conditions
 from mae_bench.models.classifier import Classifier
 from mae_bench.models.pool import Pool
 from mae_bench.models.registry import ModelEntry
+from mae_bench.outcomes import Outcomes
 from mae_bench.rows import CellResult
 from mae_bench.settings import Settings
-from mae_bench.store import Outcomes
 from mae_bench.suites import Suite, suite_entry
 from mae_bench.suites.synsets import published_synsets
 
@@ -177,7 +178,9 @@ def test_a_part_of_a_set_says_so_and_is_no_baseline(tmp_path: Path, random_suite
         told = all(result.row.status == "partial" and result.row.n < result.row.n_expected for result in results)
         expected = {("mean", "clean"): {"clean-0.00"}, ("mean", "blur"): {"gaussian_blur-1.00"}}
         try:
-            updated(None, tmp_path, results, expected, (manifest.ids, manifest.labels, manifest.classes))
+            updated(
+                None, tmp_path, results, expected, LabelledImages.of(manifest.ids, manifest.labels, manifest.classes)
+            )
             refused = ""
         except BaselineError as error:
             refused = str(error)
@@ -205,7 +208,9 @@ def test_a_part_is_not_ranked_among_whole_sets(cell_result: Build, journal: Jour
     whole = [cell_result(f"whole-{c}", np.where(labels % 2, labels, 0), labels) for c in names]
     part = [cell_result(f"part-{c}", labels[:10], labels[:10], n_expected=20) for c in names]
     classes = [f"class {number}" for number in range(10)]
-    outcomes = Outcomes.of("fashion_mnist", [*whole, *part], [f"{i:032x}-0" for i in range(20)], labels, classes)
+    outcomes = Outcomes.of(
+        "fashion_mnist", [*whole, *part], LabelledImages.of([f"{i:032x}-0" for i in range(20)], labels, classes)
+    )
     board = Leaderboard.of([result.row for result in [*whole, *part]], outcomes)
     ranked = [standing.model for standing in board.standings if standing.score is not None]
     (short,) = [standing for standing in board.standings if standing.model == "part"]
@@ -352,13 +357,17 @@ def test_a_folder_of_ones_own_that_lost_an_image_is_another_set(tmp_path: Path, 
     expected = {("mean", "clean"): {"clean-0.00"}, ("mean", "blur"): {"gaussian_blur-1.00"}}
     suite, results = ran()
     whole, *_ = updated(
-        None, tmp_path, results, expected, (suite.manifest.ids, suite.manifest.labels, suite.manifest.classes)
+        None,
+        tmp_path,
+        results,
+        expected,
+        LabelledImages.of(suite.manifest.ids, suite.manifest.labels, suite.manifest.classes),
     )
     assert isinstance(whole, Baseline)
     (data / "dog" / "2.png").unlink()
     suite, results = ran()
     assert {result.row.manifest_hash for result in results} != {row.manifest_hash for row in whole.rows.values()}
-    images = (suite.manifest.ids, suite.manifest.labels, suite.manifest.classes)
+    images = LabelledImages.of(suite.manifest.ids, suite.manifest.labels, suite.manifest.classes)
     with pytest.raises(BaselineError, match="of other images and 1 of its cells were not run again"):
         updated(whole, tmp_path, results[:1], expected, images)
     journal(

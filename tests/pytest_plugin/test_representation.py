@@ -12,7 +12,7 @@ from mae_bench.claims import findings, to_csv
 from mae_bench.contrasts import CONTRASTS, Measured
 from mae_bench.evidence import Evidence
 from mae_bench.indicators.profile import column
-from mae_bench.store import Outcomes
+from mae_bench.outcomes import Outcomes
 from tests.conftest import Project
 
 FIRST = ("--mae-full", "--mae-update-baseline", "--mae-reason", "a test", "--mae-run", "first")

@@ -13,9 +13,11 @@ import numpy as np
 from mae_bench.baseline import Baseline, save
 from mae_bench.cells import Cell
 from mae_bench.labelled_images import LabelledImages, first_copies
+from mae_bench.outcomes import Outcomes
 from mae_bench.representation import Representation
 from mae_bench.rows import IDENTITY, CellResult
-from mae_bench.store import Outcomes, RunDirectory, cell_of
+from mae_bench.store import RunDirectory, cell_of
+from mae_bench.tables import write_representation_table, write_tables
 
 CONDITIONS = ("clean-0.00", "gaussian_blur-3.00", "random_patch-0.50", "token_drop-0.50")
 CELLS = tuple(f"{model}-{condition}" for model in ("vit", "ViT-B", "cnn") for condition in CONDITIONS)
@@ -100,9 +102,8 @@ class Sessions:
         for name in represented:
             run.write_representation(Cell.parse(name), self.representation(name))
         if tables:
-            images = self.images
-            run.merge(images.ids, images.labels, images.classes, None, images.duplicate_of)
-            run.merge_representations()
+            write_tables(run, run.cells(), self.images)
+            write_representation_table(run)
         return run
 
     def commit(
@@ -115,7 +116,7 @@ class Sessions:
         for result in results:
             result.prediction[:turned] = (result.prediction[:turned] + 1) % len(self.images.classes)
         images, before = self.images, Baseline.load(path, suite)
-        outcomes = Outcomes.of(suite, results, images.ids, images.labels, images.classes, images.duplicate_of)
+        outcomes = Outcomes.of(suite, results, images)
         rows = {cell_of(result.row).id: result.row for result in results}
         baseline = Baseline(path, rows, outcomes, before.history if before is not None else ())
         save(baseline, sorted({row.model for row in rows.values()}), "a reason", "run", path.parent.parent)

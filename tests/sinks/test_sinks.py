@@ -266,12 +266,11 @@ def test_a_sink_that_was_opened_is_ended_where_the_run_could_not_be_brought_toge
     project: Project, recorders: list[Recorder], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from mae_bench.errors import BenchError
-    from mae_bench.store import RunDirectory
 
     def fail(*_: Any) -> None:
         raise BenchError("the disk is full")
 
-    monkeypatch.setattr(RunDirectory, "merge", fail)
+    monkeypatch.setattr("mae_bench.tables.write_tables", fail)
     project.matrix("clean")
     result = project.run("--mae-run", "run", "--mae-sink", "recorder")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
