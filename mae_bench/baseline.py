@@ -251,7 +251,7 @@ def updated(
         else:
             taken.extend(ran.values())
             put_in.append(name)
-    new = Outcomes.of(results[0].row.suite, taken, images) if taken else None
+    new = Outcomes.of(taken, images) if taken else None
     if new is None:
         raise BaselineError("no model-family is complete, so the baseline stays as it was: " + "; ".join(refused))
     rows = {cell_of(result.row).id: result.row for result in taken}

@@ -288,12 +288,12 @@ def _write_tables(merged: RunDirectory, images: LabelledImages, results: Sequenc
     StoreError: a row is of no suite or degradation that there is.
     """
     write_representation_table(merged)
-    write_tables(merged, results, images)
     rows = [result.row for result in results]
+    outcomes = Outcomes.of(results, images)
+    write_tables(merged, results, outcomes)
     if all(row.status == "not_applicable" for row in rows):
         return
     suite_entry(rows[0].suite)
-    outcomes = Outcomes.of(rows[0].suite, results, images)
     try:
         board = Leaderboard.of(rows, outcomes)
     except (LookupError, ValueError) as error:

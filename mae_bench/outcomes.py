@@ -48,18 +48,15 @@ class Outcomes:
         check_copies(self.duplicate_of, len(self.ids))
 
     @classmethod
-    def of(
-        cls,
-        suite: str,
-        results: Sequence[CellResult],
-        images: LabelledImages,
-    ) -> Outcomes:
-        """Raises:
-        StoreError: a result is of more images than there are.
+    def of(cls, results: Sequence[CellResult], images: LabelledImages) -> Outcomes:
+        """Those of ``results`` of one suite, whose images these are.
+
+        Raises:
+            StoreError: a result is of more images than there are.
         """
         ids = images.ids
         outcomes = cls(
-            suite,
+            results[0].row.suite if results else "",
             np.array(ids, dtype="S"),
             images.labels.astype(np.int16),
             np.array(images.classes, dtype="U"),

@@ -102,7 +102,7 @@ class Results:
         from mae_bench.tables import write_tables
 
         cells = sorted(self.cells, key=lambda result: cell_of(result.row))
-        write_tables(run, cells, self.images)
+        write_tables(run, cells, self.outcomes)
         write_atomically(run.path / "leaderboard.md", self.leaderboard.to_markdown().encode())
         (run.path / COMPARISON).unlink(missing_ok=True)
 
@@ -124,7 +124,7 @@ class Results:
         """Which class each image was predicted as in each cell."""
         from mae_bench.outcomes import Outcomes
 
-        return Outcomes.of(self.rows[0].suite, self.cells, self.images)
+        return Outcomes.of(self.cells, self.images)
 
     @cached_property
     def leaderboard(self) -> Leaderboard:

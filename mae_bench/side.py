@@ -57,7 +57,7 @@ class Side:
         taken = of_one_setting(taken, clean | {cell_of(first).id})
         rows = {cell_of(result.row).id: result.row for result in taken}
         left = {cell_of(result.row).id for result in results} - rows.keys()
-        return cls(name, rows, Outcomes.of(first.suite, taken, images), tuple(sorted(left)))
+        return cls(name, rows, Outcomes.of(taken, images), tuple(sorted(left)))
 
     @classmethod
     def load(cls, place: str, folder: Path, suite: str | None = None) -> Side:

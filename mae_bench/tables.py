@@ -6,7 +6,6 @@ import io
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mae_bench.labelled_images import LabelledImages
 from mae_bench.outcomes import Outcomes
 from mae_bench.rows import RECORD, CellResult
 from mae_bench.store import RunDirectory, cell_of, write_atomically, write_together
@@ -21,18 +20,18 @@ LONG = ["cell", *RECORD]
 LONG_TYPES = {"head": "Int64", "layer": "Int64", "value": "float64", "low": "float64", "high": "float64"}
 
 
-def write_tables(run: RunDirectory, results: Sequence[CellResult], images: LabelledImages) -> None:
-    """Write ``cells.parquet``, ``indicators.parquet`` and ``outcomes.npz`` of ``results`` into the directory of a run.
+def write_tables(run: RunDirectory, results: Sequence[CellResult], outcomes: Outcomes) -> None:
+    """Write ``cells.parquet`` and ``indicators.parquet`` of ``results``, and their ``outcomes.npz``, into the directory
+    of a run.
 
     Raises:
-        StoreError: a result is of more images than there are, or the files cannot be written.
+        StoreError: the files cannot be written.
     """
-    suite = results[0].row.suite if results else ""
     write_together(
         {
             run.path / "cells.parquet": _parquet(cell_table(results)),
             run.path / "indicators.parquet": _parquet(indicator_table(results)),
-            run.path / "outcomes.npz": Outcomes.of(suite, results, images).to_bytes(),
+            run.path / "outcomes.npz": outcomes.to_bytes(),
         }
     )
 

@@ -225,8 +225,7 @@ def _of_tables(run: _Run) -> Iterator[str]:
     if run.images is None or not (path / "outcomes.npz").exists():
         return
     try:
-        images, suite = run.images, expected[0].row.suite if expected else ""
-        made = Outcomes.of(suite, expected, images)
+        made = Outcomes.of(expected, run.images)
         if (what := _difference(Outcomes.load(path / "outcomes.npz"), made)) is not None:
             yield f"{path / 'outcomes.npz'}: its {what} is not what the cells and images say; {_TABLES}"
     except StoreError as error:

@@ -59,7 +59,7 @@ def baseline_of(
 ) -> Baseline:
     rows = {cell_of(result.row).id: result.row for result in results}
     truth = np.zeros(len(ids), dtype=int) if labels is None else np.asarray(labels)
-    return Baseline(path, rows, Outcomes.of("fashion_mnist", results, LabelledImages.of(ids, truth, CLASSES)))
+    return Baseline(path, rows, Outcomes.of(results, LabelledImages.of(ids, truth, CLASSES)))
 
 
 def write(baseline: Baseline, put_in: Sequence[str] = (), reason: str = "new weights") -> Update:

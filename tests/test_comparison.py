@@ -41,7 +41,7 @@ def lost(images: int) -> np.ndarray:
 
 def held(results: Sequence[CellResult]) -> Baseline:
     rows = {cell_of(result.row).id: result.row for result in results}
-    outcomes = Outcomes.of("fashion_mnist", results, LabelledImages.of(IDS, LABELS, [str(i) for i in range(10)]))
+    outcomes = Outcomes.of(results, LabelledImages.of(IDS, LABELS, [str(i) for i in range(10)]))
     return Baseline(Path("results/fashion_mnist"), rows, outcomes)
 
 

@@ -61,9 +61,7 @@ def baseline(cell_result: Callable[..., CellResult], tmp_path: Path) -> Baseline
         for seed in range(3)
         for condition in CONDITIONS
     ]
-    outcomes = Outcomes.of(
-        "fashion_mnist", results, LabelledImages.of([str(i) for i in range(10)], np.zeros(10), ["a", "b"])
-    )
+    outcomes = Outcomes.of(results, LabelledImages.of([str(i) for i in range(10)], np.zeros(10), ["a", "b"]))
     return Baseline(tmp_path, {cell_of(r.row).id: r.row for r in results}, outcomes)
 
 

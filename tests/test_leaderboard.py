@@ -95,7 +95,7 @@ def board(cell_result: MakeResult) -> Callable[..., Leaderboard]:
                 own = (changes or {}).get((model, condition), {})
                 results.append(cell_result(f"{model}-{condition}", prediction, labels, **own))
         ids, classes = [f"{i:032x}-0" for i in range(images)], [str(i) for i in range(10)]
-        outcomes = Outcomes.of("fashion_mnist", results, LabelledImages.of(ids, labels, classes))
+        outcomes = Outcomes.of(results, LabelledImages.of(ids, labels, classes))
         return Leaderboard.of([result.row for result in results], outcomes)
 
     return build
@@ -284,7 +284,7 @@ def test_model_that_saw_fewer_images_is_not_ranked(board: Callable[..., Leaderbo
         for m, conditions in THREE.items()
         for c, hits in conditions.items()
     ]
-    outcomes = Outcomes.of("fashion_mnist", results, LabelledImages.of([str(i) for i in range(20)], labels, ["0"]))
+    outcomes = Outcomes.of(results, LabelledImages.of([str(i) for i in range(20)], labels, ["0"]))
     leaderboard = Leaderboard.of([*complete.rows, *short], outcomes)
     assert [s.model for s in leaderboard.standings] == ["flat", "steep", "weak", "short"]
     assert standing(leaderboard, "short").partial == ("blur", "occlusion")
@@ -318,7 +318,7 @@ def test_cells_that_do_not_apply_enter_no_mean(board: Callable[..., Leaderboard]
     rows = [*board(THREE).rows, cell_result("steep-box_blur-3.50", status="not_applicable", top1=None).row]
     ids = [str(i) for i in range(20)]
     results = [cell_result(f"{m}-{c}", [0] * 20) for m in THREE for c in THREE[m]]
-    outcomes = Outcomes.of("fashion_mnist", results, LabelledImages.of(ids, np.zeros(20), ["0"]))
+    outcomes = Outcomes.of(results, LabelledImages.of(ids, np.zeros(20), ["0"]))
     assert standing(Leaderboard.of(rows, outcomes), "steep").robust["blur"] == pytest.approx(0.6)
 
 
@@ -337,9 +337,7 @@ def test_family_that_a_model_cannot_have_does_not_make_it_partial(
     ]
     rows += [cell_result(f"{cannot}-{c}", status="not_applicable", top1=None).row for c in drops]
     results = [cell_result(f"{m}-{c}", [0] * images) for m in THREE for c in THREE[m]]
-    outcomes = Outcomes.of(
-        "fashion_mnist", results, LabelledImages.of([str(i) for i in range(images)], np.zeros(images), ["0"])
-    )
+    outcomes = Outcomes.of(results, LabelledImages.of([str(i) for i in range(images)], np.zeros(images), ["0"]))
     found = Leaderboard.of(rows, outcomes)
     assert standing(found, cannot).partial == ()
     assert standing(found, cannot).score is not None

@@ -725,7 +725,7 @@ def test_merged_tables_hold_every_row_and_record(cell_result: MakeResult, tmp_pa
         run.write_cell(result)
     images = LabelledImages.of(ids, labels, ["coat", "bag"])
     finished = run.cells()
-    write_tables(run, finished, images)
+    write_tables(run, finished, Outcomes.of(finished, images))
 
     by_cell = sorted(written, key=lambda r: cell_of(r.row).id)
     assert all(same_result(*pair) for pair in zip(finished, by_cell, strict=True))
@@ -738,12 +738,12 @@ def test_merged_tables_hold_every_row_and_record(cell_result: MakeResult, tmp_pa
         {"cell": cell_of(r.row).id, **record} for r in by_cell for record in r.indicators
     ]
     loaded = Outcomes.load(tmp_path / "outcomes.npz")
-    assert_same_outcomes(loaded, Outcomes.of("fashion_mnist", by_cell, images))
+    assert_same_outcomes(loaded, Outcomes.of(by_cell, images))
 
 
 def test_run_without_a_finished_cell_merges_to_empty_tables(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
-    write_tables(run, run.cells(), LabelledImages.of(["0a-0"], np.array([0]), ["coat"]))
+    write_tables(run, [], Outcomes.of([], LabelledImages.of(["0a-0"], np.array([0]), ["coat"])))
     assert len(pd.read_parquet(tmp_path / "cells.parquet")) == 0
     assert len(pd.read_parquet(tmp_path / "indicators.parquet")) == 0
     assert Outcomes.load(tmp_path / "outcomes.npz").prediction == {}
@@ -823,7 +823,7 @@ def test_outcomes_of_results_say_of_each_image_what_was_predicted(
     ran = data.draw(st.integers(0, len(pairs)))
     ids = [f"{i:x}-0" for i in range(len(pairs))]
     result = cell_result("vit-clean-0.00", [p for _, p in pairs[:ran]], block_sums={"nll": [1.5, 2.5]})
-    held = Outcomes.of("fashion_mnist", [result], LabelledImages.of(ids, labels, [str(i) for i in range(10)]))
+    held = Outcomes.of([result], LabelledImages.of(ids, labels, [str(i) for i in range(10)]))
     for i, (label, prediction) in enumerate(pairs):
         assert held.prediction["vit-clean-0.00"][i] == (prediction if i < ran else ABSENT)
         # an image that did not run was not classified rightly, whatever its label
@@ -836,7 +836,7 @@ def test_copies_are_told_by_ids_unless_they_are_given(cell_result: MakeResult, t
     ids, labels = ["0a-0", "0b-0", "0a-1", "0c-0"], np.zeros(4, dtype=np.int64)
     result = cell_result("vit-clean-0.00", [0] * 4)
     for known, expected in ((None, [0, 1, 0, 3]), (np.array([0, 0, 0, 3]), [0, 0, 0, 3])):
-        held = Outcomes.of("fashion_mnist", [result], LabelledImages.of(ids, labels, ["a"], known))
+        held = Outcomes.of([result], LabelledImages.of(ids, labels, ["a"], known))
         assert held.duplicate_of.tolist() == expected
         held.save(tmp_path / "outcomes.npz")
         loaded = Outcomes.load(tmp_path / "outcomes.npz").duplicate_of
@@ -847,9 +847,7 @@ def test_copies_are_told_by_ids_unless_they_are_given(cell_result: MakeResult, t
 
 def test_result_of_more_images_than_there_are_is_refused(cell_result: MakeResult) -> None:
     with pytest.raises(StoreError, match=r"vit-clean-0\.00 is of 3 images, but there are 2"):
-        Outcomes.of(
-            "s", [cell_result("vit-clean-0.00", [0] * 3)], LabelledImages.of(["0a-0", "0b-0"], np.zeros(2), ["a"])
-        )
+        Outcomes.of([cell_result("vit-clean-0.00", [0] * 3)], LabelledImages.of(["0a-0", "0b-0"], np.zeros(2), ["a"]))
 
 
 @pytest.fixture
@@ -1056,7 +1054,7 @@ def test_outcomes_of_schema_1_are_told_which_images_are_copies() -> None:
     images = run.images()
     assert images is not None
     told = LabelledImages.of(images.ids, images.labels, images.classes)
-    made = Outcomes.of("imagefolder", run.cells(), told)
+    made = Outcomes.of(run.cells(), told)
     loaded = Outcomes.load(SCHEMA_1 / "outcomes.npz")
     assert_same_outcomes(loaded, made)
     [first] = {k for i, k in enumerate(loaded.duplicate_of.tolist()) if i != k}

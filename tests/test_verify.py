@@ -61,7 +61,7 @@ def test_run_on_a_part_of_the_images_is_whole_and_said_to_be_partial(sessions: S
     first, hits = result.prediction[:8], int((result.prediction[:8] == sessions.images.labels[:8]).sum())
     row = replace(result.row, n=8, status="partial", subset="first 8 of 12", top1=hits / 8, distinct=8)
     run.write_cell(replace(result, row=row, prediction=first, block_sums={"images": [8.0], "hits": [float(hits)]}))
-    write_tables(run, run.cells(), sessions.images)
+    write_tables(run, run.cells(), Outcomes.of(run.cells(), sessions.images))
     found = verification(run.path)
     assert (found.findings, found.cells, found.partial) == ((), 1, 1)
 
@@ -71,7 +71,7 @@ def test_cell_that_a_model_cannot_have_is_whole(sessions: Sessions, tmp_path: Pa
     result = sessions.result("cnn-token_drop-0.50")
     row = replace(result.row, n=0, status="not_applicable", top1=None, distinct=None, subset="first 12 of 12")
     run.write_cell(CellResult(row, np.zeros(0, dtype=np.int64), [], {}, "a CNN has no tokens"))
-    write_tables(run, run.cells(), sessions.images)
+    write_tables(run, run.cells(), Outcomes.of(run.cells(), sessions.images))
     assert verification(run.path).findings == ()
 
 

@@ -152,7 +152,7 @@ def test_incomplete_models_are_left_out_as_in_the_leaderboard(
         for prediction in [generator.integers(0, 3, n)]
     ]
     ids = [f"{i:032x}-0" for i in range(IMAGES)]
-    outcomes = Outcomes.of("fashion_mnist", results, LabelledImages.of(ids, labels, ["a", "b", "c"]))
+    outcomes = Outcomes.of(results, LabelledImages.of(ids, labels, ["a", "b", "c"]))
     folder = tmp_path_factory.mktemp("store") / "rows"
     write_warehouse(row_tables([result.row for result in results], size=17), folder)
     agree(ranked(folder), expected(Leaderboard.of([result.row for result in results], outcomes)))

@@ -73,7 +73,7 @@ class Contents:
                 f"{run.path}: no clean cell is finished, so there is nothing to report; run some, or name another"
             )
         results = of_one_setting(stored, {cell_of(first).id})
-        outcomes = Outcomes.of(first.suite, results, images)
+        outcomes = Outcomes.of(results, images)
         return cls.around(run, images, results, Leaderboard.of([result.row for result in results], outcomes), outcomes)
 
     @classmethod

@@ -22,6 +22,7 @@ import pytest
 from faults.reliability import Injection
 from mae_bench.cells import Cell
 from mae_bench.merge import merge
+from mae_bench.outcomes import Outcomes
 from mae_bench.rows import CellResult
 from mae_bench.store import RunDirectory, StoreError
 from mae_bench.tables import write_representation_table, write_tables
@@ -38,7 +39,8 @@ def sessions(cell_result: Callable[..., CellResult]) -> Sessions:
 
 
 def tables(run: RunDirectory, sessions: Sessions, version: int) -> None:
-    write_tables(run, [sessions.result(NAME, nll=float(version))], sessions.images)
+    results = [sessions.result(NAME, nll=float(version))]
+    write_tables(run, results, Outcomes.of(results, sessions.images))
 
 
 def representation(run: RunDirectory, sessions: Sessions, version: int) -> None:

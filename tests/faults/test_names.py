@@ -127,7 +127,8 @@ def test_merged_tables_keep_hostile_names(
     run = RunDirectory.create(tmp_path / "run", resume=False)
     for result in results(names):
         run.write_cell(result)
-    write_tables(run, run.cells(), LabelledImages.of(["00-0", "01-0", "02-0"], np.array([0, 1, 1]), names))
+    images = LabelledImages.of(["00-0", "01-0", "02-0"], np.array([0, 1, 1]), names)
+    write_tables(run, run.cells(), Outcomes.of(run.cells(), images))
     outcomes = Outcomes.load(run.path / "outcomes.npz")
     merged = pd.read_parquet(run.path / "cells.parquet")
     lost = [name for name in names if any(f"{name}-{condition}" not in outcomes.prediction for condition in CONDITIONS)]
@@ -156,9 +157,7 @@ def test_pages_and_tables_show_hostile_names(
 ) -> None:
     names = NAMES[:count]
     made = results(names)
-    outcomes = Outcomes.of(
-        "fashion_mnist", made, LabelledImages.of(["0", "1", "2"], np.array([0, 1, 1]), ["a", "b", "c"])
-    )
+    outcomes = Outcomes.of(made, LabelledImages.of(["0", "1", "2"], np.array([0, 1, 1]), ["a", "b", "c"]))
     board = Leaderboard.of([result.row for result in made], outcomes)
     scores = {name: CorruptionScores(name, "imagenet", None, None, reason=f"the view is {name}") for name in names}
     checks = [Check(name, ANCHORS[0], "top1", 1.0, 0.1, "differs", (f"view {name}",)) for name in names]
@@ -198,9 +197,7 @@ def test_csv_keeps_hostile_names_and_computes_none(
 ) -> None:
     names = NAMES[:count]
     made = results(names)
-    outcomes = Outcomes.of(
-        "fashion_mnist", made, LabelledImages.of(["0", "1", "2"], np.array([0, 1, 1]), ["a", "b", "c"])
-    )
+    outcomes = Outcomes.of(made, LabelledImages.of(["0", "1", "2"], np.array([0, 1, 1]), ["a", "b", "c"]))
     board, text = Leaderboard.of([result.row for result in made], outcomes).to_csv(), table([r.row for r in made])
     path = tmp_path / "cells.csv"
     path.write_bytes(text.encode())

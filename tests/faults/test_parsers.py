@@ -531,7 +531,7 @@ def write_outcomes(folder: Path) -> Path:
     from mae_bench.labelled_images import LabelledImages
     from mae_bench.outcomes import Outcomes
 
-    Outcomes.of("x", [result()], LabelledImages.of(list("abcd"), np.arange(4), ["p", "q", "r", "s"])).save(
+    Outcomes.of([result()], LabelledImages.of(list("abcd"), np.arange(4), ["p", "q", "r", "s"])).save(
         folder / "outcomes.npz"
     )
     return folder / "outcomes.npz"

@@ -208,9 +208,7 @@ def test_a_part_is_not_ranked_among_whole_sets(cell_result: Build, journal: Jour
     whole = [cell_result(f"whole-{c}", np.where(labels % 2, labels, 0), labels) for c in names]
     part = [cell_result(f"part-{c}", labels[:10], labels[:10], n_expected=20) for c in names]
     classes = [f"class {number}" for number in range(10)]
-    outcomes = Outcomes.of(
-        "fashion_mnist", [*whole, *part], LabelledImages.of([f"{i:032x}-0" for i in range(20)], labels, classes)
-    )
+    outcomes = Outcomes.of([*whole, *part], LabelledImages.of([f"{i:032x}-0" for i in range(20)], labels, classes))
     board = Leaderboard.of([result.row for result in [*whole, *part]], outcomes)
     ranked = [standing.model for standing in board.standings if standing.score is not None]
     (short,) = [standing for standing in board.standings if standing.model == "part"]

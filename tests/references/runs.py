@@ -102,7 +102,7 @@ class Sessions:
         for name in represented:
             run.write_representation(Cell.parse(name), self.representation(name))
         if tables:
-            write_tables(run, run.cells(), self.images)
+            write_tables(run, run.cells(), Outcomes.of(run.cells(), self.images))
             write_representation_table(run)
         return run
 
@@ -116,7 +116,7 @@ class Sessions:
         for result in results:
             result.prediction[:turned] = (result.prediction[:turned] + 1) % len(self.images.classes)
         images, before = self.images, Baseline.load(path, suite)
-        outcomes = Outcomes.of(suite, results, images)
+        outcomes = Outcomes.of(results, images)
         rows = {cell_of(result.row).id: result.row for result in results}
         baseline = Baseline(path, rows, outcomes, before.history if before is not None else ())
         save(baseline, sorted({row.model for row in rows.values()}), "a reason", "run", path.parent.parent)
