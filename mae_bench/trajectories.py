@@ -38,7 +38,8 @@ def evaluated(
     which grows with each finished checkpoint.
 
     Raises:
-        BenchError: there is no checkpoint, one cannot be loaded, or those evaluated before saw other images.
+        BenchError: there is no checkpoint, one cannot be loaded, those evaluated before saw other images, or what was
+            written of them is damaged.
     """
     paths = sorted(path for path in folder.glob("*.safetensors") if _NAME.fullmatch(path.stem))
     if not paths:
@@ -47,15 +48,15 @@ def evaluated(
         )
     images = suite.manifest.subset(settings.limit)
     record = folder / "correct.json"
-    known: dict[str, Any] = {"manifest": suite.manifest_hash, "images": images}
+    known: dict[str, Any] = {"manifest": suite.manifest_hash, "images": images, "checkpoints": {}}
     if record.exists():
-        known = json.loads(record.read_text())
+        known = _read(record)
     if (known["manifest"], known["images"]) != (suite.manifest_hash, images):
         raise BenchError(
             f"{record} is of {known['images']} images of manifest {known['manifest']}, not of {images} of "
             f"{suite.manifest_hash}: use the same limit, or remove it"
         )
-    finished: dict[str, dict[str, Any]] = known.setdefault("checkpoints", {})
+    finished: dict[str, dict[str, Any]] = known["checkpoints"]
     pool = Pool(settings.device)
     for path in paths:
         weights = digest(path)
@@ -76,6 +77,23 @@ def evaluated(
         write_atomically(record, (json.dumps(known, indent=1) + "\n").encode())
         report(f"{path.stem}: clean top-1 {sum(correct['clean-0.00']) / images:.4f}")
     return _trajectories(images, {path.stem: finished[path.stem]["correct"] for path in paths})
+
+
+def _read(record: Path) -> dict[str, Any]:
+    """Raises:
+    BenchError: ``record`` is not what :func:`evaluated` writes.
+    """
+    try:
+        known: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
+        counts = [per_block for held in known["checkpoints"].values() for per_block in held["correct"].values()]
+        whole = type(known["manifest"]) is str and all(type(count) is int for each in counts for count in each)
+        if not whole or type(known["images"]) is not int:
+            raise ValueError("a field is of another type")
+        return known
+    except (OSError, LookupError, AttributeError, TypeError, ValueError, RecursionError) as error:
+        raise BenchError(
+            f"{record}: cannot be read ({error}); restore it, or remove it to have the checkpoints evaluated again"
+        ) from error
 
 
 def _trajectories(images: int, correct: dict[str, dict[str, list[int]]]) -> Trajectories:

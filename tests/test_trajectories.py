@@ -104,6 +104,32 @@ def test_other_images_are_refused(suite: Suite, few_images: Suite, folder: Path,
         evaluated(folder, suite, SETTINGS, tmp_path / "scratch", lambda _: None)
 
 
+WHOLE = {"manifest": "m", "images": 20, "checkpoints": {"a@0.2": {"sha256": "x", "correct": {"clean-0.00": [3]}}}}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "[]",
+        "{",
+        json.dumps(WHOLE)[:-9],
+        json.dumps(WHOLE | {"images": "20"}),
+        json.dumps(WHOLE | {"checkpoints": {"a@0.2": {"sha256": "x"}}}),
+        json.dumps(WHOLE | {"checkpoints": {"a@0.2": {"correct": {"clean-0.00": [0.5]}}}}),
+        json.dumps(WHOLE | {"checkpoints": [3]}),
+        "\udc80",
+    ],
+)
+def test_a_damaged_record_is_named_with_its_remedy(few_images: Suite, folder: Path, content: str) -> None:
+    (folder / "correct.json").write_bytes(content.encode("utf-8", "surrogateescape"))
+    with pytest.raises(
+        BenchError, match=r"correct\.json: cannot be read .*remove it to have the checkpoints"
+    ) as caught:
+        evaluated(folder, few_images, SETTINGS, folder / "scratch", lambda _: None)
+    assert str(folder) in str(caught.value)
+
+
 def test_empty_folder_is_named(suite: Suite, tmp_path: Path) -> None:
     with pytest.raises(BenchError, match="holds no checkpoint <model>@<share>") as caught:
         evaluated(tmp_path, suite, SETTINGS, tmp_path, lambda _: None)
