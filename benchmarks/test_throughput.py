@@ -12,7 +12,7 @@ DEGRADATION, LEVEL = "random_patch", Level(0.5)
 
 @pytest.fixture
 def batch(evaluation):
-    return 0, min(evaluation.inputs.batch_size, evaluation.images)
+    return 0, min(evaluation.batch_size, evaluation.images)
 
 
 def test_forward(benchmark, evaluation, batch):

@@ -223,9 +223,8 @@ def updated(
 ) -> tuple[Baseline, list[str], list[str]]:
     """The baseline with complete model-families of ``results`` put in; what was put in; what was not, and why.
 
-    ``expected`` maps (model, family) to the conditions that make it complete, ``images`` are those of
-    the suite. A model-family is complete when each of its conditions, and each that the baseline holds of it, ran on
-    all of them.
+    ``expected`` maps (model, family) to the conditions that make it complete, ``images`` are those of the suite. A
+    model-family is complete when each of its conditions, and each that the baseline holds of it, ran on all of them.
 
     Raises:
         BaselineError: no model-family is complete; or the baseline is of other images and some of its cells would stay.

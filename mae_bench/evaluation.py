@@ -63,8 +63,8 @@ class EvaluationError(BenchError):
 class Evaluation:
     """All cells of one model on one suite. The clean pass runs once, when it is first needed.
 
-    ``scratch`` is a folder for clean features, which :meth:`close` removes, and for the decoded images of a bundled
-    suite, which evaluations share; those of others are kept in :func:`mae_bench.images.cache_folder`.
+    ``scratch`` is a folder for clean features, which :meth:`close` removes, and for decoded images as
+    :class:`mae_bench.inputs.Inputs` has it.
     ``represented`` names conditions whose representation will be asked for, so that one forward pass feeds both.
     ``progress`` is told how many images are decoded, and of how many; ``salience`` gives the suite's
     reference model with what it has seen under a view. ``shared`` is a folder for the clean pass, where other processes
@@ -106,7 +106,7 @@ class Evaluation:
         view = self._suite_view() if settings.suite_view else suite.view(model.classifier.view)
         self.inputs = Inputs(suite, view, settings, scratch, progress, salience)
         self.forward_pass = ForwardPass(model, self.inputs)
-        self._failed = ""
+        self._failed: tuple[type[BenchError], str] | None = None
         self._clean: CellResult | None = None
         self._reference: Reference | None = None
         self._folder: Path | None = None
@@ -118,7 +118,8 @@ class Evaluation:
         """The clean cell.
 
         Raises:
-            EvaluationError: the model is an encoder, which classifies nothing.
+            EvaluationError: the model is an encoder, which classifies nothing; or logits are not finite.
+            ForwardPassError: its logits change their shape, or there is no memory for a single image.
         """
         if not self.model.entry.head:
             raise EvaluationError(
@@ -139,7 +140,7 @@ class Evaluation:
         """The cell of degradation ``name`` at ``level``; status ``not_applicable`` where the model cannot have it.
 
         Raises:
-            EvaluationError: logits are not finite.
+            EvaluationError, ForwardPassError: as :attr:`clean`.
             ValueError: the degradation is unknown, or the level outside its domain.
         """
         kind = degradation(name, level.severity)
@@ -152,7 +153,7 @@ class Evaluation:
         collector = self._collector(name, level) if f"{name}-{level}" in self.represented else None
         self.inputs.decode(name, level)  # what is stored, before the clock starts
         # parts are of one block, and so is each forward pass of them
-        if self.joint is not None and collector is None and self.inputs.batch_size <= BLOCK:
+        if self.joint is not None and collector is None and self.batch_size <= BLOCK:
             shard, seconds = joint_pass(
                 self.joint,
                 self._all_that_decides(name, level),
@@ -171,7 +172,7 @@ class Evaluation:
         """The representation of a cell; the pass that a :meth:`run` of a represented cell made is not made again.
 
         Raises:
-            EvaluationError, ValueError: as :meth:`run`.
+            EvaluationError, ForwardPassError, ValueError: as :meth:`run`.
         """
         condition = f"{name}-{level}"
         kind = degradation(name, level.severity)
@@ -219,6 +220,11 @@ class Evaluation:
     def sample(self) -> Sample:
         """Images on which classes are told apart."""
         return self.inputs.sample
+
+    @property
+    def batch_size(self) -> int:
+        """Images per forward pass: as set, above a block rounded down to whole blocks, less where memory ran out."""
+        return self.inputs.batch_size
 
     def degraded(self, name: str, level: Level, start: int, stop: int) -> Tensor:
         """Images ``start`` to ``stop`` of the suite in [0, 1] on the device, degraded: (B, C, H, W) float32."""
@@ -310,8 +316,9 @@ class Evaluation:
     def _run_clean(self) -> None:
         if self._reference is not None:
             return
-        if self._failed:
-            raise EvaluationError(self._failed)
+        if self._failed is not None:
+            kind, why = self._failed
+            raise kind(why)
         # decoded before the clock starts, and before there is anything to clean up
         self.inputs.decode()
         try:
@@ -335,7 +342,7 @@ class Evaluation:
                 self._clean = self.result("clean", Level(0.0), shard, seconds)
         except BaseException as error:
             if isinstance(error, BenchError):  # every cell needs the clean pass, and it would end the same way
-                self._failed = str(error)
+                self._failed = (type(error), str(error))
             self.close()
             raise
 
@@ -344,7 +351,7 @@ class Evaluation:
         """Blocks of the clean pass that one process passes alone: those that calibrate its features and those whose
         tokens are collected; all where no other shares it, or where a forward pass takes several of them.
         """
-        if self.shared is None or self.inputs.batch_size > BLOCK:
+        if self.shared is None or self.batch_size > BLOCK:
             return self.blocks
         return self.blocks[: max(PROBE_BLOCKS, self.sample.blocks.stop if self.represented else 0)]
 
@@ -572,7 +579,7 @@ class Evaluation:
             **summary,
             seconds=seconds,
             images_per_second=n / seconds,
-            batch_size=self.inputs.batch_size,
+            batch_size=self.batch_size,
             threads=self.settings.threads,
             machine=machine(self.settings.device),
             libraries=libraries(),
@@ -611,7 +618,7 @@ class Evaluation:
             "machine": machine(self.settings.device),
             "libraries": libraries(),
             "seconds": 0.0,
-            "batch_size": self.inputs.batch_size,
+            "batch_size": self.batch_size,
             "threads": self.settings.threads,
             "classes": len(self.suite.manifest.classes),
             "parameters": self.model.parameters,

@@ -56,8 +56,8 @@ class ForwardPass:
         inputs = self.inputs
         remaining = list(blocks)
         while remaining:
-            at_once = max(1, inputs.batch_size // BLOCK)
-            group, remaining = remaining[:at_once], remaining[at_once:]
+            together = max(1, inputs.batch_size // BLOCK)
+            group, remaining = remaining[:together], remaining[together:]
             begin = group[0] * BLOCK
             last = min(
                 (group[-1] + 1) * BLOCK, inputs.images if group[-1] in inputs.blocks else len(inputs.suite.manifest.ids)
@@ -68,7 +68,7 @@ class ForwardPass:
                 maps = collector is not None and begin < ATTENTION_IMAGES
                 found, why = None, ""
                 try:
-                    found = self._of(name, level, begin, end, reference, patches, maps)
+                    found = self._forward_part(name, level, begin, end, reference, patches, maps)
                 except (MemoryError, OSError, RuntimeError) as error:
                     if not memory.ran_out(error):
                         raise
@@ -111,7 +111,7 @@ class ForwardPass:
         if isinstance(self.network, Recorded):
             self.network.clear()
 
-    def _of(
+    def _forward_part(
         self, name: str, level: Level, start: int, stop: int, reference: Reference, patches: bool, maps: bool
     ) -> tuple[Tensor, Features, CleanSide | None]:
         """Logits, features and clean side of the images that one forward pass takes; logits are NaN where features are

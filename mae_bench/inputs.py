@@ -56,6 +56,7 @@ class Inputs:
         self.images = suite.manifest.subset(settings.limit)
         self.scratch = scratch
         self.at_once = settings.batch_size or (CUDA_BATCH if self.device.type == "cuda" else CPU_BATCH)
+        """Images per forward pass that were asked for, halved as often as memory ran out."""
         self._progress = progress
         self._salience = salience or (lambda _: Salience(suite.entry, self.device))
         self._attended: Salience | None = None
@@ -70,9 +71,7 @@ class Inputs:
 
     @property
     def batch_size(self) -> int:
-        """Images per forward pass: ``at_once``, which is as set until memory runs out, above a block rounded down to
-        whole blocks.
-        """
+        """:attr:`at_once`, above a block rounded down to whole blocks."""
         return self.at_once if self.at_once <= BLOCK else self.at_once // BLOCK * BLOCK
 
     @cached_property

@@ -49,7 +49,7 @@ class LabelledImages:
     def of(
         cls, ids: Sequence[str], labels: np.ndarray, classes: Sequence[str], duplicate_of: np.ndarray | None = None
     ) -> LabelledImages:
-        """Where nothing is known of copies, the ids tell.
+        """Images of these ``ids`` and ``labels``. Where nothing is known of copies, the ids tell.
 
         Raises:
             ValueError: ``duplicate_of`` is not of these images.

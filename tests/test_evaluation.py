@@ -793,7 +793,9 @@ def test_salient_patches_are_hidden_by_the_reference_model_alone(
     assert cells.run("salient", level).row.unit == "fraction of attention of seer"
 
 
-def test_published_degraded_images_are_read_and_not_made(evaluate: Build, suite: Suite, vit: LoadedModel) -> None:
+def test_published_degraded_images_are_read_and_not_made(
+    evaluate: Build, suite: Suite, vit: LoadedModel, scratch: Path
+) -> None:
     from PIL import ImageOps
 
     asked = []
@@ -810,6 +812,9 @@ def test_published_degraded_images_are_read_and_not_made(evaluate: Build, suite:
     assert float((read - (1 - clean)).abs().max()) <= 2.01 / 255
     assert cells.run("fog", level).row.condition == "fog-s4"
     assert set(asked) == {("fog", 4)}
+    assert [*scratch.glob("stored-*")]
+    cells.close()
+    assert not [*scratch.glob("stored-*")]
 
 
 def test_a_model_chooses_among_the_classes_of_a_masked_suite(evaluate: Build, suite: Suite) -> None:

@@ -6,12 +6,12 @@ from typing import Annotated
 
 import typer
 
+from mae_bench.cli.evaluating import run
 from mae_bench.cli.findings import claims, figures, selfcheck
 from mae_bench.cli.listings import degradations, models, suites
 from mae_bench.cli.performance import perf
 from mae_bench.cli.planning import plan
 from mae_bench.cli.program import Program, filled
-from mae_bench.cli.running import run
 from mae_bench.cli.runs import compare, export, gather, merge, query, report, verify
 from mae_bench.cli.training import train
 
@@ -47,13 +47,26 @@ def options(
     pass
 
 
-COMMANDS = (
-    *(run, models, suites, degradations, claims, figures, selfcheck),
-    *(merge, compare, export, report, verify, gather, query, plan, perf),
-)
-"""In the order in which help lists them."""
-for command in COMMANDS:
-    app.command()(command)
+# in the order in which help lists them
+for _command in (
+    run,
+    models,
+    suites,
+    degradations,
+    claims,
+    figures,
+    selfcheck,
+    merge,
+    compare,
+    export,
+    report,
+    verify,
+    gather,
+    query,
+    plan,
+    perf,
+):
+    app.command()(_command)
 app.add_typer(train, name="train")
 
 

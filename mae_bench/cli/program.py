@@ -52,7 +52,8 @@ def reported(command: str) -> Iterator[None]:
         raise typer.Exit(2) from error
 
 
-def beginning(incomplete: str, names: Callable[[], Iterable[str]]) -> list[str]:
+def starting_with(incomplete: str, names: Callable[[], Iterable[str]]) -> list[str]:
+    """Those of ``names`` that a shell may complete to."""
     try:
         return [name for name in names() if name.startswith(incomplete)]
     except BenchError:  # which the command itself will say
@@ -62,17 +63,17 @@ def beginning(incomplete: str, names: Callable[[], Iterable[str]]) -> list[str]:
 def suite_names(incomplete: str) -> list[str]:
     from mae_bench.suites import every_suite
 
-    return beginning(incomplete, every_suite)
+    return starting_with(incomplete, every_suite)
 
 
 def model_names(incomplete: str) -> list[str]:
     from mae_bench.models import bundled_names
 
-    return beginning(incomplete, lambda: bundled_names(encoders=True))
+    return starting_with(incomplete, lambda: bundled_names(encoders=True))
 
 
 def degradation_names(incomplete: str) -> list[str]:
     from mae_bench.cells import GROUPS
     from mae_bench.degradations import every, families
 
-    return beginning(incomplete, lambda: dict.fromkeys([*families(), *GROUPS, *(kind.name for kind in every())]))
+    return starting_with(incomplete, lambda: dict.fromkeys([*families(), *GROUPS, *(kind.name for kind in every())]))

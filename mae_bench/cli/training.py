@@ -8,14 +8,14 @@ from typing import Annotated
 
 import typer
 
-from mae_bench.cli.program import Program, Threads, beginning, filled, reported
+from mae_bench.cli.program import Program, Threads, filled, reported, starting_with
 from mae_bench.errors import BenchError
 
 SuiteName = Annotated[
     str,
     typer.Option(
         help="Suite whose training images are used: fashion_mnist or cifar10.",
-        autocompletion=lambda incomplete: beginning(incomplete, lambda: ("cifar10", "fashion_mnist")),
+        autocompletion=lambda incomplete: starting_with(incomplete, lambda: ("cifar10", "fashion_mnist")),
     ),
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of the recipe.")]

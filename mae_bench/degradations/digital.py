@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from mae_bench.degradations import Setting
+from mae_bench.degradations.parts import by_parts
 
 STORED_QUALITY = 85
 """JPEG quality at which ImageNet-C was published."""
@@ -66,9 +67,11 @@ _FROM_CHROMA = ((0, 91881), (-22554, -46802), (116130, 0))
 def corrupt(name: str, images: Tensor, parameters: tuple[float, ...], setting: Setting) -> Tensor:  # noqa: ARG001
     """Digital corruption ``name`` with the ``parameters`` of a severity, in the order of their table."""
     if name == "pixelate":
-        return pixelate(images, *parameters)
+        (factor,) = parameters
+        return pixelate(images, factor)
     if name == "jpeg_compression":
-        return jpeg_compression(images, int(*parameters))
+        (quality,) = parameters
+        return jpeg_compression(images, int(quality))
     pixels = images.float()
     if name == "contrast":
         (factor,) = parameters
@@ -127,7 +130,7 @@ def pixelate(images: Tensor, factor: float) -> Tensor:
     height, width = images.shape[-2:]
     rows, columns = int(height * factor), int(width * factor)
     if images.device.type != "cpu":
-        return boxed_levels(_rounded(images).double(), (rows, columns)).div_(255).to(images.dtype)
+        return boxed_levels(_rounded(images).double(), (rows, columns)).div_(255).float().to(images.dtype)
     # where boxes are enlarged, each new pixel is the one that its centre lies in
     before, above = (
         ((np.arange(side) + 0.5) * (size / side)).astype(np.intp) for side, size in ((width, columns), (height, rows))
@@ -215,7 +218,9 @@ def _compressed(images: Tensor, levels: Callable[[Tensor], Tensor], quality: int
     """``images`` (B, C, H, W) after JPEG compression of their whole ``levels`` from 0 to 255."""
     # other libraries than this one decide otherwise where a number is to be rounded
     if images.device.type != "cpu" or not PIL.features.check_feature("libjpeg_turbo"):
-        return compressed_levels(levels(images).double(), quality).div_(255).to(images.dtype)
+        return by_parts(
+            images, lambda part: compressed_levels(levels(images[part]).double(), quality).div_(255).float()
+        )
 
     def compressed(picture: PIL.Image.Image, into: NDArray[np.float32]) -> None:
         file = BytesIO()

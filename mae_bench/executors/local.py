@@ -21,7 +21,7 @@ from mae_bench.errors import BenchError
 from mae_bench.evaluation import Evaluation
 from mae_bench.images import View, cache_folder, decoded
 from mae_bench.inputs import Progress
-from mae_bench.labelled_images import LabelledImages, first_copies
+from mae_bench.labelled_images import LabelledImages
 from mae_bench.machine import machine, version_of
 from mae_bench.models import ModelError
 from mae_bench.models.checkpoints import pretrained_encoder
@@ -124,8 +124,8 @@ class LocalExecutor:
         """
         suite = self.entry.load(self.data)
         self.run_directory.write_manifest(self._manifest(suite))
-        ids, labels, classes = suite.manifest.ids, suite.manifest.labels, suite.manifest.classes
-        self.run_directory.write_images(LabelledImages(list(ids), labels, list(classes), first_copies(ids)))
+        manifest = suite.manifest
+        self.run_directory.write_images(LabelledImages.of(manifest.ids, manifest.labels, manifest.classes))
         return suite
 
     def load(self, entry: ModelEntry, build: Build) -> LoadedModel:

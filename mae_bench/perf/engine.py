@@ -191,7 +191,7 @@ class Loops:
     @classmethod
     def of(cls, evaluation: Evaluation) -> Loops:
         model, device = evaluation.model, evaluation.device
-        first, last, size = PROBE_BLOCKS * BLOCK, evaluation.images, evaluation.inputs.batch_size
+        first, last, size = PROBE_BLOCKS * BLOCK, evaluation.images, evaluation.batch_size
         edges = [(start, min(start + size, last)) for start in range(first, last, size)]
         clean = [evaluation.degraded("clean", Level(0.0), *edge) for edge in edges]
         degraded = [evaluation.degraded(*CELL, *edge) for edge in edges]

@@ -52,7 +52,7 @@ def profile_text(subject: str, images: int = 0, top: int = 25) -> str:
         finally:
             evaluation.close()
     cell = f"{name}, {CELL[0]}-{CELL[1]}, {evaluation.images:,} images of {evaluation.inputs.view.width} pixels"
-    versions = f"torch {torch.__version__}, one thread, batches of {evaluation.inputs.batch_size}"
+    versions = f"torch {torch.__version__}, one thread, batches of {evaluation.batch_size}"
     by_function = f"# Functions (cProfile, processor time)\n{functions}"
     return f"{cell}\n{versions}\n\n{by_function}\n# Operators (torch.profiler)\n{operators}"
 

@@ -250,7 +250,7 @@ def test_corruption_does_not_depend_on_batch_or_order(
         assert torch.equal(corrupted(images[part]), whole[part])
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("shape", [(28, 28, 1), (8, 8, 3), (17, 30, 3)])
 def test_shape_dtype_and_range_are_kept(name: str, dtype: torch.dtype, shape: tuple[int, int, int]) -> None:

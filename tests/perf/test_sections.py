@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from mae_bench import cli
-from mae_bench.perf import SECTIONS, PerfError, Section, profile, sections
+from mae_bench.perf import SECTIONS, PerfError, profile, sections
 from mae_bench.perf.conditions import Conditions, one_thread
 from mae_bench.perf.measurement import LONGER, Findings, Measurement
 from mae_bench.perf.record import Record
@@ -49,7 +50,9 @@ def perf(*arguments: object) -> Result:
 
 
 def test_the_command_line_knows_every_section() -> None:
-    assert tuple(section.value for section in Section) == SECTIONS
+    refusal = perf("--only", "nothing")
+    assert refusal.exit_code == 2
+    assert tuple(re.findall(r"'(\w+)'", refusal.output.partition("is not one of")[2])) == SECTIONS
 
 
 def test_every_section_has_a_module() -> None:
