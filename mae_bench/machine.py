@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import os
 import platform
+import sys
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -24,6 +26,12 @@ MODEL = (
 """What Linux says of a processor that libraries choose their kernels by: machines that are rented share names."""
 LARGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 """Where Linux says who is given pages of 2 MB."""
+KEPT = {-1: 2**31 - 1, -3: 2**30}
+"""Of glibc's mallopt: free memory in bytes beyond which it is given back (M_TRIM_THRESHOLD), and the size from which
+what is asked for is given back in any case (M_MMAP_THRESHOLD).
+"""
+KEPT_BY = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
+"""Variables of the environment by which users decide these."""
 
 
 @cache
@@ -86,3 +94,19 @@ def ask_for_large_pages() -> None:
         return
     if offered:
         os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+
+
+def keep_freed_memory() -> None:
+    """Have glibc keep what is freed for what is asked for next. Else it gives 64 MB or more that lie free at the end of
+    its heap back to the kernel, such as the patch tokens of a batch once they are compared, and takes them for the next
+    batch anew, page by page: up to 0.3 of the time of a ViT-Ti/16's forward pass at 224 px, and none of it where
+    something else happens to lie behind them.
+
+    An environment that says otherwise (:data:`KEPT_BY`) is left alone, and so is another C library.
+    """
+    if sys.platform != "linux" or any(name in os.environ for name in KEPT_BY):
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        for what, size in KEPT.items():
+            mallopt(what, size)

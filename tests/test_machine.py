@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from mae_bench.machine import ask_for_large_pages, libraries, machine, processor
+from mae_bench.machine import KEPT_BY, ask_for_large_pages, libraries, machine, processor
 
 INTEL = """processor	: 0
 vendor_id	: GenuineIntel
@@ -85,3 +88,30 @@ def test_large_pages_are_asked_for_where_they_can_be_had_and_nobody_decided(
     monkeypatch.setattr("mae_bench.machine.LARGE_PAGES", tmp_path / "enabled")
     ask_for_large_pages()
     assert os.environ.get("THP_MEM_ALLOC_ENABLE") == after
+
+
+AGAIN = """
+import resource
+from mae_bench.machine import keep_freed_memory
+keep_freed_memory()
+import torch
+pages = []
+for _ in range(4):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    layers = [torch.ones(2_000_000) for _ in range(30)]
+    del layers
+    pages.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(pages[0], pages[-1])
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is asked of glibc")
+@pytest.mark.parametrize(("decided", "kept"), [({}, True), ({"MALLOC_TRIM_THRESHOLD_": "131072"}, False)])
+def test_memory_that_is_taken_again_is_not_new_unless_users_decide(decided: dict[str, str], kept: bool) -> None:
+    environment = {name: value for name, value in os.environ.items() if name not in KEPT_BY}
+    told = subprocess.run(
+        [sys.executable, "-c", AGAIN], env=environment | decided, capture_output=True, text=True, check=True
+    )
+    first, last = map(int, told.stdout.split())
+    assert first > 100  # 240 MB, in large pages where the kernel gives them to all
+    assert (last < 0.1 * first) is kept

@@ -37,9 +37,10 @@ def perf(
 
         mae-bench perf --only engine --against results/performance/cpu.json
     """
-    from mae_bench.machine import ask_for_large_pages
+    from mae_bench.machine import ask_for_large_pages, keep_freed_memory
 
     ask_for_large_pages()  # before the first tensor, as a session of pytest does
+    keep_freed_memory()
     import torch
 
     from mae_bench.executors.local import resolved_device

@@ -265,9 +265,10 @@ class Harness:
 
     @cached_property
     def executor(self) -> LocalExecutor:
-        from mae_bench.machine import ask_for_large_pages, cores
+        from mae_bench.machine import ask_for_large_pages, cores, keep_freed_memory
 
         ask_for_large_pages()  # before the first tensor
+        keep_freed_memory()
         from mae_bench.executors.local import LocalExecutor, resolved_device, resolved_dtype
         from mae_bench.settings import Settings
         from mae_bench.store import RunDirectory
