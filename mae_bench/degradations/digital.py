@@ -173,8 +173,9 @@ def _by_pictures(
 
 def _channels(picture: PIL.Image.Image) -> NDArray[np.uint8]:
     """(C, H, W) of 0 to 255."""
-    pixels = np.asarray(picture)
-    return pixels.reshape(*pixels.shape[:2], -1).transpose(2, 0, 1)
+    # line by line, each channel by itself, they are sooner turned about than where every third byte is of one channel
+    lines = picture.tobytes("raw", "RGB;L" if picture.mode == "RGB" else picture.mode)
+    return np.frombuffer(lines, np.uint8).reshape(picture.height, -1, picture.width).transpose(1, 0, 2)
 
 
 def boxed_levels(levels: Tensor, size: tuple[int, int]) -> Tensor:
