@@ -119,7 +119,8 @@ class Mirror:
         Raises:
             MirrorError: the store cannot be written to; another call tries it again.
         """
-        here = {name: version for name, version in self._here() if model is None or _is_of(name, model)}
+        files = dict(self._here())
+        here = {name: version for name, version in files.items() if model is None or _is_of(name, model)}
         try:
             with self._reaching("cannot be written to", f"what was not sent is in {self.folder}"):
                 for name in sorted(here):
@@ -132,7 +133,7 @@ class Mirror:
         except MirrorError:
             (self.folder / UNSENT).touch()
             raise
-        if self.complete:
+        if files == self._sent:
             (self.folder / UNSENT).unlink(missing_ok=True)
 
     @property
