@@ -35,7 +35,7 @@ from mae_bench.inputs import Inputs, Progress
 from mae_bench.joint_pass import joint_pass
 from mae_bench.machine import libraries, machine
 from mae_bench.models.pool import LoadedModel
-from mae_bench.models.taps import KINDS, POOLED, Features
+from mae_bench.models.taps import KINDS, POOLED
 from mae_bench.reference import Key, Reference
 from mae_bench.representation import (
     Collector,
@@ -47,7 +47,7 @@ from mae_bench.representation import (
 from mae_bench.rows import CellResult, ResultRow
 from mae_bench.salience import Salience
 from mae_bench.settings import Settings
-from mae_bench.shard import FORETELLING, Comparison, HeldSums, Part, Shard
+from mae_bench.shard import FORETELLING, Comparison, HeldSums, Shard
 from mae_bench.statistics import auc, wilson
 from mae_bench.suites import LabelMap, Suite
 
@@ -466,7 +466,6 @@ class Evaluation:
             counted = number in self.blocks
             comparison = Comparison(reference, last) if counted and name != "clean" else None
             new = name == "clean" and counted and not reference.has(number)
-            kept: list[Part] = []
             logits = []
             for part in parts:
                 logits.append(part.logits)
@@ -475,7 +474,8 @@ class Evaluation:
                 if comparison is not None:
                     comparison.add(part)
                 elif new:
-                    kept.append(part)
+                    own = part.features if reference.in_probe(part.start) else part.features.pooled
+                    reference.add(part.start, part.stop, own)
             passed[number] = self._outcomes(number, torch.cat(logits))
             if comparison is not None:
                 sums[number] = comparison.finish()
@@ -483,8 +483,6 @@ class Evaluation:
                     shard.scores[number] = comparison.scores
             elif new:
                 added.append(number)
-                features = Features.concatenated([part.features for part in kept])
-                reference.add(number * BLOCK, features if reference.in_probe(number * BLOCK) else features.pooled)
         self._settle(shard, name, level, passed, reference)
         for number in added:
             reference.complete(number)

@@ -178,6 +178,7 @@ class Reference:
         self._tokens: dict[Key, np.memmap] = {}
         self._active: dict[Key, np.memmap] = {}
         self._probe_heads: dict[Key, np.memmap] = {}
+        self._written: dict[Path, np.memmap] = {}
         self._sent: dict[tuple[str, int, str], Tensor] = {}
         self._blocks: set[int] = set()
         self._shared = False
@@ -229,8 +230,9 @@ class Reference:
             self._blocks.add(block)
         return block in self._blocks
 
-    def add(self, start: int, features: Features) -> None:
-        """Keep the features of the block that begins at image ``start``, which is then to be :meth:`complete`.
+    def add(self, start: int, stop: int, features: Features) -> None:
+        """Keep the features of images ``start`` to ``stop``, which are of one block; once all of its images are there,
+        it is to be :meth:`complete`. Images of the probe subset come in order.
 
         Raises:
             ScratchError: the disk has no room for them.
@@ -238,16 +240,17 @@ class Reference:
         for key, values in features.tokens.items():
             rows = self.probe if key[1] == "patch" else self.images
             store = self._store(self._tokens, "tokens", key, (rows, *values.shape[1:]), np.float32)
-            store[start : start + len(values)] = values.cpu().numpy()
+            store[start:stop] = values.cpu().numpy()
         if self.in_probe(start):
             for key, values in features.heads.items():
                 store = self._store(self._probe_heads, "heads", key, (self.probe, *values.shape[1:]), np.float32)
-                store[start : start + len(values)] = values.cpu().numpy()
+                store[start:stop] = values.cpu().numpy()
                 self.head_shapes[key] = tuple(values.shape[1:])
-            if start + BLOCK >= self.probe:
+            if stop >= self.probe:
                 self._calibrate()
         else:
-            self._keep_active(start, features.heads)
+            for key, values in features.heads.items():
+                self._keep_active(key, start, values)
 
     def complete(self, block: int) -> None:
         """Say, to all who have the files, that the features of a block are there.
@@ -315,28 +318,25 @@ class Reference:
                 self.constant.add(key)
         for key, store in self._probe_heads.items():
             self.thresholds[key] = torch.from_numpy(retention.thresholds(np.asarray(store)))
-        for start in range(0, self.probe, BLOCK):
-            stop = min(start + BLOCK, self.probe)
-            self._keep_active(
-                start, {k: torch.from_numpy(np.array(v[start:stop])) for k, v in self._probe_heads.items()}
-            )
+            for start in range(0, self.probe, BLOCK):
+                self._keep_active(key, start, torch.from_numpy(np.array(store[start : start + BLOCK])))
         for key in list(self._probe_heads):
-            path = Path(str(self._probe_heads.pop(key).filename))
-            path.unlink()
+            Path(str(self._probe_heads.pop(key).filename)).unlink()
 
-    def _keep_active(self, start: int, heads: dict[Key, Tensor]) -> None:
-        for key, outputs in heads.items():
-            bits = retention.packed(retention.active(outputs.cpu(), self.thresholds[key]))
-            rows = self.probe if key[1] == "patch" else self.images
-            store = self._store(self._active, "active", key, (rows, bits.shape[1]), np.uint8)
-            store[start : start + len(bits)] = bits
+    def _keep_active(self, key: Key, start: int, outputs: Tensor) -> None:
+        bits = retention.packed(retention.active(outputs.cpu(), self.thresholds[key]))
+        rows = self.probe if key[1] == "patch" else self.images
+        store = self._store(self._active, "active", key, (rows, bits.shape[1]), np.uint8)
+        store[start : start + len(bits)] = bits
 
     def _store(
         self, stores: dict[Key, np.memmap], what: str, key: Key, shape: tuple[int, ...], dtype: type
     ) -> np.memmap:
         path = self.folder / _file(what, key)
-        if self._shared:
-            return mapped_again(path, shape, dtype, "r+")
+        if self._shared:  # whose own maps are to be read alone
+            if path not in self._written:
+                self._written[path] = mapped_again(path, shape, dtype, "r+")
+            return self._written[path]
         if key not in stores:
             stores[key] = mapped(path, shape, dtype)
         return stores[key]

@@ -70,7 +70,8 @@ class Part:
 
 class Comparison:
     """Alignment and retention of the images of one block, and what packages add. Patches, which of large networks are
-    gigabytes, are compared part by part as they come, pooled features once all are there. ``last`` is the layer and
+    gigabytes, are compared part by part as they come, and layer by layer, so that the clean ones of a single layer are
+    in memory at a time; pooled features are compared once all are there. ``last`` is the layer and
     kind of token whose scores of each image are kept.
     """
 
@@ -84,10 +85,9 @@ class Comparison:
 
     def add(self, part: Part) -> None:
         """Count the next images of the block in."""
-        patches = part.features.patches
-        # beyond the probe subset they are there for others, and the reference holds none to compare them with
-        if (patches.tokens or patches.heads) and self._reference.in_probe(part.start):
-            known = part.clean
+        known = part.clean
+        # beyond the probe subset patches are there for others, and the reference holds none to compare them with
+        for patches in part.features.patches.layers if self._reference.in_probe(part.start) else ():
             self._compare(patches, self._side(part.start, part.stop, patches) if known is None else known.of(patches))
         pooled = part.features.pooled
         self._parts.append(Part(part.start, part.logits, pooled, part.clean and part.clean.of(pooled)))

@@ -51,7 +51,7 @@ class Passes:
         collector = Collector(SAMPLE, folder / "collected")
         for start in range(0, IMAGES, BLOCK):
             features = features_of(min(BLOCK, IMAGES - start), start)
-            reference.add(start, features)
+            reference.add(start, min(start + BLOCK, IMAGES), features)
             reference.complete(start // BLOCK)
             collector.add(start, features, torch.arange(start, min(start + BLOCK, IMAGES)))
         collector.add_attention({(1, "attention_distance"): torch.ones(3, 2)})

@@ -110,7 +110,8 @@ def test_clean_features_take_the_room_that_the_reference_takes(tmp_path: Path, m
     monkeypatch.setattr(Path, "unlink", measured)
     reference = Reference(tmp_path / "clean", images)
     for start in range(0, images, BLOCK):
-        reference.add(start, features(min(BLOCK, images - start), reference.in_probe(start)))
+        stop = min(start + BLOCK, images)
+        reference.add(start, stop, features(stop - start, reference.in_probe(start)))
     assert max(held) == shape.clean_bytes(images)
 
 

@@ -54,9 +54,31 @@ def filled(folder: Path, clean: Clean) -> Reference:
         for (what, layer, kind), values in clean.items():
             if kind != "patch" or reference.in_probe(start):
                 getattr(features, what)[layer, kind] = values[start : start + BLOCK]
-        reference.add(start, features)
+        reference.add(start, min(start + BLOCK, images), features)
         reference.complete(start // BLOCK)
     return reference
+
+
+@pytest.mark.parametrize("images", [600, 300, 70])
+@pytest.mark.parametrize("batch", [64, 100, 256])
+def test_it_does_not_matter_in_what_parts_a_block_comes(tmp_path: Path, images: int, batch: int) -> None:
+    clean = clean_features(images)
+    whole = filled(tmp_path / "whole", clean)
+    by_parts = Reference(tmp_path / "parts", images)
+    for start in range(0, images, BLOCK):
+        for begin in range(start, min(start + BLOCK, images), batch):
+            end = min(begin + batch, start + BLOCK, images)
+            features = Features()
+            for (what, layer, kind), values in clean.items():
+                if kind != "patch" or by_parts.in_probe(begin):
+                    getattr(features, what)[layer, kind] = values[begin:end]
+            by_parts.add(begin, end, features)
+        by_parts.complete(start // BLOCK)
+    mine, theirs = by_parts.arrays, whole.arrays
+    assert mine.keys() == theirs.keys()
+    assert all(np.array_equal(mine[name], theirs[name]) for name in mine)
+    for file in whole.folder.iterdir():
+        assert (by_parts.folder / file.name).read_bytes() == file.read_bytes()
 
 
 def block_of(clean: Clean, start: int, stop: int) -> Features:
@@ -214,7 +236,7 @@ def test_a_vit_s_own_features_fit(small_vit: Callable[..., torch.nn.Module], tmp
     with torch.no_grad(), taps.capture(True) as features:
         network(batch)
     reference = Reference(tmp_path / "features", 20)
-    reference.add(0, features)
+    reference.add(0, 20, features)
     assert reference.constant == {(0, "cls")}
     for key, values in features.tokens.items():
         assert torch.equal(reference.tokens(key, 0, 20), values)
@@ -235,13 +257,13 @@ def test_whoever_adds_blocks_to_its_files_and_in_whatever_order_all_have_them(
         for (what, layer, kind), values in clean.items():
             if kind == "patch":
                 getattr(features, what)[layer, kind] = values[start : start + BLOCK]
-        first.add(start, features)
+        first.add(start, start + BLOCK, features)
         first.complete(start // BLOCK)
     holders = [Reference.finished(folder / "features", first.arrays) for _ in range(3)]
     for holder, block in zip(holder_of, order, strict=True):
         assert not any(each.has(block) for each in holders)
-        start = block * BLOCK
-        holders[holder].add(start, block_of(clean, start, start + BLOCK))
+        start, stop = block * BLOCK, min((block + 1) * BLOCK, 4 * BLOCK + 7)
+        holders[holder].add(start, stop, block_of(clean, start, stop))
         assert not any(each.has(block) for each in holders)
         holders[holder].complete(block)
         assert all(each.has(block) for each in holders)

@@ -84,17 +84,26 @@ class Features:
     @property
     def patches(self) -> Features:
         """Tokens and heads of the ``patch`` kind alone."""
-        return self._where(lambda kind: kind == "patch")
+        return self._where(lambda key: key[1] == "patch")
 
     @property
     def pooled(self) -> Features:
         """Tokens and heads without the ``patch`` kind."""
-        return self._where(lambda kind: kind != "patch")
+        return self._where(lambda key: key[1] != "patch")
 
-    def _where(self, chosen: Callable[[str], bool]) -> Features:
+    @property
+    def layers(self) -> list[Features]:
+        """Tokens and heads of each layer by themselves."""
+
+        def of(layer: int) -> Features:
+            return self._where(lambda key: key[0] == layer)
+
+        return [of(layer) for layer in sorted({layer for layer, _ in (*self.tokens, *self.heads)})]
+
+    def _where(self, chosen: Callable[[tuple[int, str]], bool]) -> Features:
         return Features(
-            {key: value for key, value in self.tokens.items() if chosen(key[1])},
-            {key: value for key, value in self.heads.items() if chosen(key[1])},
+            {key: value for key, value in self.tokens.items() if chosen(key)},
+            {key: value for key, value in self.heads.items() if chosen(key)},
         )
 
 
@@ -209,7 +218,7 @@ class TransformerTaps(Taps):
     def _attach(self, features: Features, patches: bool, handles: list[RemovableHandle]) -> None:
         def keep(layer: int, tokens: Tensor) -> None:
             if self.has_cls:
-                features.tokens[layer, "cls"] = tokens[:, 0].float()
+                features.tokens[layer, "cls"] = _alone(tokens[:, 0])
             body = tokens[:, self.prefix :].float()
             features.tokens[layer, "mean_patch"] = body.mean(1)
             if patches:
@@ -220,7 +229,7 @@ class TransformerTaps(Taps):
             outputs = outputs.transpose(1, 2) if outputs.ndim == 4 else outputs.reshape(*outputs.shape[:2], heads, -1)
             outputs = outputs.float()
             if self.has_cls:
-                features.heads[block, "cls"] = outputs[:, 0]
+                features.heads[block, "cls"] = _alone(outputs[:, 0])
             body = outputs[:, self.prefix :]
             features.heads[block, "mean_patch"] = body.mean(1)
             if patches:
@@ -385,6 +394,11 @@ def read_attention(
             scores: Tensor = (some.float() * attention.scale) @ others.float().transpose(-2, -1)
             pieces.append(reading(scores if bias is None else scores + bias.float()))
     return {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
+
+
+def _alone(values: Tensor) -> Tensor:
+    """``values`` in float32 and in memory of their own: a view would keep the tokens of all patches with it."""
+    return values.to(torch.float32, copy=True)
 
 
 def not_hidden(values: Tensor, hidden: Tensor, kept: int) -> Tensor:

@@ -32,7 +32,7 @@ def chart(record: Record) -> tuple[bytes, str]:
             (_engine, [m for m in found if m.section == "engine" and m.unit == LONGER and m.value > LEAST]),
             (_blur, [m for m in blurs if m.unit == RATE and m.case in beside_peers and m.subject != "a copy"]),
             (_corruptions, [m for m in found if m.section == "corruptions" and m.unit == FASTER]),
-            (_memory, [m for m in found if m.section == "memory" and m.unit == "MB"]),
+            (_memory, [m for m in found if m.section == "memory" and m.case.endswith(" images")]),
         )
         if shown
     ]

@@ -30,7 +30,10 @@ TITLES = {
     ),
     "harness": ("The harness", "What a cell costs beside its images."),
     "collection": ("Collection", "Of a matrix by pytest."),
-    "memory": ("Resident memory", "By the number of images that are evaluated."),
+    "memory": (
+        "Resident memory",
+        "By the number of images that are evaluated; of the bundled model where none is named.",
+    ),
     "workers": ("Two workers", "Of pytest-xdist against one."),
 }
 

@@ -155,6 +155,23 @@ def test_patch_tokens_are_kept_only_where_asked_for(small_vit: Build) -> None:
         assert torch.equal(values, with_patches.tokens[key])
 
 
+def test_pooled_features_keep_no_memory_but_their_own(small_vit: Build) -> None:
+    features, _, _ = captured(small_vit(), images(), patches=False)
+    for values in (*features.tokens.values(), *features.heads.values()):
+        assert values.untyped_storage().nbytes() == values.nbytes
+
+
+def test_layers_are_all_features_once(small_vit: Build) -> None:
+    features, _, _ = captured(small_vit(), images())
+    tokens = [key for layer in features.layers for key in layer.tokens]
+    heads = [key for layer in features.layers for key in layer.heads]
+    assert (sorted(tokens), sorted(heads)) == (sorted(features.tokens), sorted(features.heads))
+    for layer in features.layers:
+        assert len({place for place, _ in (*layer.tokens, *layer.heads)}) == 1
+        assert all(layer.tokens[key] is features.tokens[key] for key in layer.tokens)
+    assert Features().layers == []
+
+
 def test_features_are_float32_whatever_the_pass_is_computed_in(small_vit: Build) -> None:
     network = small_vit(**CLASS_TOKEN)
     taps = taps_of(network, images())

@@ -39,10 +39,11 @@ def test_a_kernel_that_does_not_tell_is_named() -> None:
 
 def test_growth_is_of_the_most_images_over_the_fewest(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(resident_memory, "STATUS", tmp_path)
-    monkeypatch.setattr(resident_memory, "_peak_of_process", lambda images: 200 + images / 1000)
+    monkeypatch.setattr(resident_memory, "_peak_of_process", lambda images, *_: 200 + images / 1000)
     found = resident_memory.measured(Conditions(torch.device("cpu"))).measurements
     assert [(m.case, m.value) for m in found if m.unit == "MB"] == [
         ("1,000 images", 201.0), ("3,000 images", 203.0), ("10,000 images", 210.0),
+        ("640 images of 224 px, vit_tiny_patch16_224", 200.64),
     ]  # fmt: skip
     [growth] = [m for m in found if m.unit == SMALLER]
     assert (growth.value, growth.goal) == (210 / 201, "memory")
