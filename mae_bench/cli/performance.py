@@ -40,7 +40,6 @@ def perf(
     from mae_bench.machine import ask_for_large_pages, keep_freed_memory
 
     ask_for_large_pages()  # before the first tensor, as a session of pytest does
-    keep_freed_memory()
     import torch
 
     from mae_bench.executors.local import resolved_device
@@ -50,6 +49,7 @@ def perf(
             from mae_bench.perf.profile import SUBJECTS, profile_text
             from mae_bench.store import write_together
 
+            keep_freed_memory()
             texts = {profile / f"profile-{subject}.txt": profile_text(subject) for subject in SUBJECTS}
             write_together({path: text.encode() for path, text in texts.items()})
             typer.echo("\n".join(map(str, texts)))

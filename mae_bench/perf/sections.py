@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from mae_bench.machine import keep_freed_memory
 from mae_bench.perf import SECTIONS, PerfError
 from mae_bench.perf.chart import chart
 from mae_bench.perf.conditions import Conditions, one_thread
@@ -21,6 +22,8 @@ from mae_bench.store import write_together
 MODULES = {name: "resident_memory" if name == "memory" else name for name in SECTIONS}
 ON_GPU = ("degradations", "corruptions", "engine", "options")
 """Sections that a GPU has something to do with."""
+BESIDE_PEERS = ("degradations", "corruptions")
+"""Sections in which memory comes as it does to users of the peers, not kept as in a session; they are the first."""
 QUICK = ("degradations", "corruptions", "engine", "harness", "collection")
 """Sections that can be had in seconds."""
 
@@ -59,6 +62,8 @@ def measure(
     with one_thread():
         for name in names:
             tell(f"{name} ...")
+            if name not in BESIDE_PEERS:
+                keep_freed_memory()
             record = record.with_section(name, measured(name, conditions))
             write(record, path)
     return record
