@@ -209,12 +209,6 @@ def random_suite() -> Callable[..., Suite]:
 
 
 @pytest.fixture(scope="session")
-def suite(random_suite: Callable[..., Suite]) -> Suite:
-    """Two whole blocks and a short one; a file that needs another suite has one of its own."""
-    return random_suite(600)
-
-
-@pytest.fixture(scope="session")
 def cell_result() -> Callable[..., CellResult]:
     """Builds finished cells of the bundled suite from their id and the class predicted for each image; fields of
     the row that are not given are made up.

@@ -20,16 +20,18 @@ from torch import Tensor, nn
 from mae_bench.cells import Level
 from mae_bench.degradations import Setting, degradation
 from mae_bench.evaluation import Evaluation, EvaluationError
+from mae_bench.forward_pass import ForwardPassError
 from mae_bench.images import BLOCK
 from mae_bench.indicators.alignment import INDICATORS as ALIGNMENTS
 from mae_bench.indicators.retention import INDICATORS as RETENTIONS
-from mae_bench.models.pool import LoadedModel
+from mae_bench.models.classifier import Classifier
+from mae_bench.models.pool import LoadedModel, Pool
+from mae_bench.models.registry import ModelEntry
 from mae_bench.models.taps import KINDS
 from mae_bench.rows import IDENTITY, CellResult, ResultRow, identity_difference
 from mae_bench.settings import Settings
 from mae_bench.shard import Shard
-from mae_bench.suites import LabelMap, Suite, SuiteError
-from references.small_models import linear, loaded
+from mae_bench.suites import LabelMap, StoredImages, Suite, SuiteError
 
 Build = Callable[..., Any]
 
@@ -41,6 +43,26 @@ INDICATOR_FIELDS = (
     *(f"{name}_{kind}" for name in ALIGNMENTS for kind in ("cls", "mean_patch")),
     *RETENTIONS,
 )
+
+
+def loaded(module: nn.Module, name: str = "vit", channels: int = 1, **preprocessing: Any) -> LoadedModel:
+    defaults: dict[str, Any] = {
+        "mean": (0.45, 0.5, 0.4)[:channels],
+        "std": (0.25, 0.3, 0.2)[:channels],
+        "input_size": (channels, 28, 28),
+        "crop_pct": 0.9,
+    }
+    model = Classifier(module, **(defaults | preprocessing))
+    return Pool("cpu").load(ModelEntry(name), lambda: model)
+
+
+def linear(outputs: int = 8, channels: int = 1, scale: float = 1.0) -> nn.Module:
+    generator = torch.Generator().manual_seed(0)
+    layer = nn.Linear(channels * 28 * 28, outputs)
+    with torch.no_grad():
+        layer.weight.copy_(torch.randn(layer.weight.shape, generator=generator) * scale)
+        layer.bias.zero_()
+    return nn.Sequential(nn.Flatten(), layer)
 
 
 def row_of(result: CellResult, *ignored: str) -> dict[str, Any]:
@@ -56,6 +78,13 @@ def values_of(result: CellResult) -> dict[tuple[str, int, int | None, str], floa
 
 def reasons_of(result: CellResult) -> dict[tuple[str, int, int | None, str], str | None]:
     return {(r["indicator"], r["layer"], r["head"], r["token"]): r["reason"] for r in result.indicators}
+
+
+@pytest.fixture(scope="module")
+def suite(random_suite: Build) -> Suite:
+    """Two whole blocks and a short one."""
+    built: Suite = random_suite(600)
+    return built
 
 
 @pytest.fixture(scope="module")
@@ -532,6 +561,13 @@ def test_a_limit_beyond_the_suite_is_all_of_it(evaluate: Build, suite: Suite, vi
     assert (row.n, row.status, row.subset) == (600, "ok", "first 600 of 600")
 
 
+def test_degraded_pixels_do_not_depend_on_who_is_degraded_together(vit_cells: Evaluation) -> None:
+    for name, level in (HALF, ("random_patch_uniform", Level(0.25)), ("stripes", Level(0.5))):
+        whole = vit_cells.degraded(name, level, 0, 600)
+        for start, stop in ((0, 1), (17, 300), (599, 600)):
+            assert torch.equal(vit_cells.degraded(name, level, start, stop), whole[start:stop])
+
+
 def test_the_seed_moves_what_is_hidden_and_stands_in_the_row(
     evaluate: Build, suite: Suite, vit: LoadedModel, subject: Subject
 ) -> None:
@@ -634,6 +670,15 @@ def test_labels_that_a_model_gave_are_no_chance(evaluate: Build, suite: Suite, v
     made.check_chance(made.clean)
 
 
+def test_logits_that_change_their_shape_end_the_cell(evaluate: Build, small_suite: Suite) -> None:
+    class Growing(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return images.flatten(1)[:, : 8 + (len(images) > 2)]
+
+    with pytest.raises(ForwardPassError, match=r"'growing' gave logits of shape \(64, 9\) for 64.*expected \(64, 8\)"):
+        _ = evaluate(small_suite, loaded(Growing(), "growing")).clean
+
+
 @pytest.mark.parametrize("outputs", [7, 9, 1000, 1001])
 def test_a_wrong_class_count_names_both_and_the_remedy(
     evaluate: Build,
@@ -685,6 +730,91 @@ def test_a_colour_suite_fits_a_colour_model(evaluate: Build, random_suite: Build
 def test_a_level_outside_the_domain_is_refused(vit_cells: Evaluation, name: str, level: Level) -> None:
     with pytest.raises(ValueError, match=f"{name}: level {level} is outside its domain"):
         vit_cells.run(name, level)
+
+
+class RunsOutOfMemory(nn.Module):
+    """Takes no more than ``room`` images at once, as a GPU does."""
+
+    def __init__(self, module: nn.Module, room: int) -> None:
+        super().__init__()
+        self.module, self.room, self.sizes = module, room, list[int]()
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.sizes.append(len(images))
+        if len(images) > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        logits: Tensor = self.module(images)
+        return logits
+
+
+@pytest.mark.parametrize(("batch_size", "fits"), [(64, 16), (256, 32), (512, 64)])
+def test_a_batch_too_large_for_memory_is_halved_and_the_row_says_so(
+    evaluate: Build, suite: Suite, batch_size: int, fits: int
+) -> None:
+    network = RunsOutOfMemory(linear(), 600)
+    cells = evaluate(suite, loaded(network), batch_size=batch_size)
+    whole = cells.run(*HALF)
+    network.room = fits + 5
+    again = evaluate(suite, loaded(network), batch_size=batch_size)
+    halved = again.run(*HALF)
+    assert halved.row.batch_size == again.clean.row.batch_size == fits
+    assert max(network.sizes[-20:]) <= fits
+    assert (halved.prediction == whole.prediction).all()
+    assert halved.row.top1 == whole.row.top1
+
+
+def test_a_model_for_which_one_image_is_too_much_is_refused(evaluate: Build, suite: Suite) -> None:
+    model = loaded(RunsOutOfMemory(linear(), 2))
+    model.classifier.module.room = 0
+    with pytest.raises(ForwardPassError, match="no memory left for a forward pass of a single image"):
+        evaluate(suite, model).run(*HALF)
+
+
+def test_salient_patches_are_hidden_by_the_reference_model_alone(
+    evaluate: Build, suite: Suite, vit: LoadedModel, small_vit: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many images as the sample holds, or none, see the same patches hidden, whatever the model under test."""
+    seer = Classifier(small_vit(patch_size=4, num_classes=0), mean=(0.4,), std=(0.3,), input_size=(1, 28, 28))
+    monkeypatch.setattr("mae_bench.salience.pretrained_encoder", {"seer": seer}.__getitem__)
+    seen = replace(suite, entry=replace(suite.entry, salience="seer"))
+    level = Level(0.5)
+    cells, other = evaluate(seen, vit), evaluate(seen, loaded(linear()), batch_size=17)
+    top, bottom = (cells.degraded(name, level, 100, 400) for name in ("salient", "nonsalient"))
+    torch.testing.assert_close(
+        top, torch.cat([other.degraded("salient", level, i, i + 50) for i in range(100, 400, 50)])
+    )
+    clean = cells.degraded("clean", Level(0.0), 100, 400)
+    hidden = [(part == 0).all(1) for part in (top, bottom)]
+    assert not (hidden[0] & hidden[1]).any()
+    assert (hidden[0] | hidden[1]).all()
+    assert torch.equal(top.where(~hidden[0][:, None], clean), clean.where(~hidden[0][:, None], clean))
+    # half of the attention falls on fewer patches where they are the most attended to
+    assert hidden[0].float().mean() < hidden[1].float().mean()
+    assert cells.run("salient", level).row.unit == "fraction of attention of seer"
+
+
+def test_published_degraded_images_are_read_and_not_made(
+    evaluate: Build, suite: Suite, vit: LoadedModel, scratch: Path
+) -> None:
+    from PIL import ImageOps
+
+    asked = []
+
+    def stored(name: str, severity: int) -> StoredImages:
+        asked.append((name, severity))
+        return StoredImages(f"{name} {severity}", lambda position: ImageOps.invert(suite.read(position)))
+
+    entry = replace(suite.entry, stored=("imagenet_c", "c_extra"))
+    cells = evaluate(replace(suite, entry=entry, stored=stored), vit)
+    level = Level(4.0, severity=True)
+    clean, read = cells.degraded("clean", Level(0.0), 0, 300), cells.degraded("fog", level, 0, 300)
+    # resizing rounds, in each of its two passes
+    assert float((read - (1 - clean)).abs().max()) <= 2.01 / 255
+    assert cells.run("fog", level).row.condition == "fog-s4"
+    assert set(asked) == {("fog", 4)}
+    assert [*scratch.glob("stored-*")]
+    cells.close()
+    assert not [*scratch.glob("stored-*")]
 
 
 def test_a_model_chooses_among_the_classes_of_a_masked_suite(evaluate: Build, suite: Suite) -> None:
@@ -853,7 +983,6 @@ def test_a_row_records_how_it_came_about(subject: Subject) -> None:
     assert row.seconds > 0
     assert row.images_per_second == pytest.approx(600 / row.seconds)
     assert ResultRow.from_dict(row.to_dict()) == row
-    assert subject.run("fog", Level(4.0, severity=True)).row.condition == "fog-s4"
 
 
 def test_an_automatic_batch_size_is_recorded_as_what_it_was(
