@@ -71,8 +71,8 @@ class Part:
 class Comparison:
     """Alignment and retention of the images of one block, and what packages add. Patches, which of large networks are
     gigabytes, are compared part by part as they come, and layer by layer, so that the clean ones of a single layer are
-    in memory at a time; pooled features are compared once all are there. ``last`` is the layer and
-    kind of token whose scores of each image are kept.
+    in memory at a time; pooled features are compared once all are there. ``last`` is the layer and kind of token whose
+    scores of each image are kept.
     """
 
     def __init__(self, reference: Reference, last: Key) -> None:

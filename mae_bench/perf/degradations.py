@@ -45,8 +45,8 @@ def measured(conditions: Conditions) -> Findings:
     findings.measurements += _against_a_copy(conditions)
     if not on_gpu:
         findings.notes.append(
-            "memory comes as it does by default, also to the peers; kept from one call to the next, as in a session of "
-            "pytest, it spares kornia more than it spares this package, which works on parts of a batch"
+            "memory comes as it does by default, to the peers as to this package, and is not kept from one call to the "
+            "next, as it is in a session of pytest"
         )
     return findings
 
